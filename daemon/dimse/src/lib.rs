@@ -1,0 +1,1 @@
+//! DICOM message services (C-ECHO, C-STORE) in both roles.

@@ -1,0 +1,1 @@
+//! What the appliance sends: pictures and Secondary Captures, built from an outcome.

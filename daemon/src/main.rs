@@ -1,0 +1,33 @@
+//! `triaged`: parses the command line and runs one command.
+mod commands;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Triage daemon of an appliance beside a CT scanner. Not for diagnostic use.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
+    Phantom(commands::phantom::Args),
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let result = match Cli::parse().command {
+        Command::Phantom(args) => commands::phantom::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("triaged: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

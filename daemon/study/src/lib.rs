@@ -1,0 +1,1 @@
+//! The domain of chest CT triage: geometry, gate, lungs, severity, policy.

@@ -1,0 +1,1 @@
+//! Numeric kernels: resampling, window, streamed pyramid max-pooling (CPU reference).

@@ -1,0 +1,1 @@
+//! The triage networks behind one backend trait.
