@@ -1,0 +1,123 @@
+"""Trains the lung net: `python -m triage_models.train_lungs DATA --out RUN`.
+
+Owns the recipe of the lung net. Real slices and volumes with their masks; into half of them
+ground glass and consolidation of every extent are pasted, the mask unchanged. Binary cross-entropy.
+"""
+
+import argparse
+import json
+import os
+import time
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from . import augment, data
+from .nets import LungNet
+
+SIZES = ((160, 176), (176, 192), (160, 208), (192, 192))
+
+
+def batch(rng, groups, weights, count):
+    """A batch of one random canvas size: (slices [N, 1, H, W], masks [N, 1, H, W])."""
+    size = SIZES[rng.randint(len(SIZES))]
+    slices, masks = [], []
+    for _ in range(count):
+        group = groups[rng.choice(len(groups), p=weights)]
+        sample = group[rng.randint(len(group))]
+        hu, (mask,) = augment.geometry(rng, sample.hu, [sample.mask], sample.pixel_mm, size)
+        if rng.rand() < 0.5 and sample.weight < 2:
+            hu, _ = augment.paste_lesions(rng, hu, mask)
+        slices.append(data.window(augment.intensity(rng, hu)))
+        masks.append(mask)
+    return torch.from_numpy(np.stack(slices)[:, None]), torch.from_numpy(np.stack(masks)[:, None]).float()
+
+
+def predict(net, slices):
+    """Lung probabilities of windowed slices, one at a time."""
+    net.eval()
+    with torch.no_grad():
+        return [torch.sigmoid(net(torch.from_numpy(s)[None, None]))[0, 0].numpy() for s in slices]
+
+
+def at_2mm(sample):
+    """A sample's slice and mask on the (guessed) 2 mm grid."""
+    from scipy import ndimage
+
+    factor = sample.pixel_mm / data.SPACING_MM
+    return ndimage.zoom(sample.hu, factor, order=1), ndimage.zoom(sample.mask.astype(np.float32), factor, order=1) >= 0.5
+
+
+def dice(truth, guess):
+    """Dice of two masks; 1 where both are empty."""
+    total = truth.sum() + guess.sum()
+    return 1.0 if total == 0 else 2.0 * (truth & guess).sum() / total
+
+
+def evaluate(net, samples):
+    """Volume Dice (all voxels of all slices as one volume) and mean Dice over slices with lung."""
+    pairs = [at_2mm(s) for s in samples]
+    guesses = [p >= 0.5 for p in predict(net, [data.window(hu) for hu, _ in pairs])]
+    truths = [mask for _, mask in pairs]
+    overlap = sum((t & g).sum() for t, g in zip(truths, guesses))
+    total = sum(t.sum() + g.sum() for t, g in zip(truths, guesses))
+    mean = np.mean([dice(t, g) for t, g in zip(truths, guesses) if t.any()])
+    return float(2 * overlap / max(total, 1)), float(mean)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("--out", default="runs/lungs")
+    parser.add_argument("--resume", help="checkpoint to start from")
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.RandomState(args.seed)
+    os.makedirs(args.out, exist_ok=True)
+
+    groups = [data.lung_slices(args.data, False), data.volume_slices(data.lung_volumes(args.data, False))]
+    weights = [0.65, 0.35]
+    test = data.lung_slices(args.data, True)
+    test_volumes = data.volume_slices(data.lung_volumes(args.data, True))
+
+    net = LungNet().to(memory_format=torch.channels_last)
+    if args.resume:
+        net.load_state_dict(torch.load(args.resume))
+    optimizer = torch.optim.Adam(net.parameters(), args.rate)
+    warmup = 20
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * np.cos(np.pi * min(1.0, step / args.steps))) + 1e-3,
+    )
+    started, losses = time.time(), []
+    for step in range(1, args.steps + 1):
+        net.train()
+        slices, masks = batch(rng, groups, weights, args.batch)
+        loss = functional.binary_cross_entropy_with_logits(net(slices.contiguous(memory_format=torch.channels_last)), masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+        if step % 20 == 0:
+            print(f"step {step} loss {np.mean(losses[-20:]):.4f} {time.time() - started:.0f} s", flush=True)
+        if step % 100 == 0 or step == args.steps:
+            quality = {"step": step, "seconds": round(time.time() - started)}
+            quality["slices_volume_dice"], quality["slices_mean_dice"] = evaluate(net, test)
+            if step % 300 == 0 or step == args.steps:
+                quality["volume_volume_dice"], _ = evaluate(net, test_volumes)
+            print(json.dumps(quality), flush=True)
+            torch.save(net.state_dict(), os.path.join(args.out, "last.pt"))
+            with open(os.path.join(args.out, "quality.json"), "w") as file:
+                json.dump(quality, file)
+
+
+if __name__ == "__main__":
+    main()
