@@ -17,7 +17,7 @@ pub fn zoomed_range(range: &Range<usize>, grid: usize, source: usize) -> Range<u
     let scale = source as f64 / grid as f64;
     let start = (range.start as f64 * scale).ceil() as usize;
     let stop = (range.end as f64 * scale).floor() as usize;
-    start.min(source)..stop.min(source)
+    start.min(source)..stop.min(source).max(start.min(source))
 }
 
 /// A prepared paste of a cropped plane into source planes; build once, apply to every slice.
@@ -88,7 +88,7 @@ mod tests {
             (3..7, 10, 25, 8..17),  // 7.5 → 8, 17.5 → 17
             (0..10, 10, 25, 0..25), // the whole axis stays the whole axis
             (2..4, 10, 10, 2..4),   // same size: untouched
-            (3..4, 10, 4, 2..1),    // 1.2 → 2, 1.6 → 1: nothing left
+            (3..4, 10, 4, 2..2),    // 1.2 → 2, 1.6 → 1: nothing left
             (0..190, 190, 512, 0..512),
         ] {
             assert_eq!(zoomed_range(&range, grid, source), expected, "{range:?} of {grid} in {source}");
