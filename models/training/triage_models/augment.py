@@ -72,13 +72,14 @@ def paste_lesions(rng, hu, lungs, full=0.15):
     return hu, lesions
 
 
-def geometry(rng, hu, masks, pixel_mm, size, rotation_deg=15.0, scale=1.25, prone=0.1, quarter=0.0):
+def geometry(rng, hu, masks, pixel_mm, size, rotation_deg=15.0, scale=1.25, prone=0.1, quarter=0.0, edge=0.0):
     """Random zoom about 2 mm, rotation, flips and shift onto a canvas of `size` (rows, columns).
 
-    `prone` and `quarter` are the chances of an upside-down and of a quarter-turned image.
-    Outside the image is its minimum, as for the original's resampling.
+    `prone` and `quarter` are the chances of an upside-down and of a quarter-turned image. Outside
+    the image is its minimum, as for the original's resampling, or with the chance `edge` its edge.
     """
-    turns = 1 if rng.rand() < quarter else 0
+    turns = rng.randint(1, 4) if rng.rand() < quarter else 0
+    mode = "nearest" if rng.rand() < edge else "constant"
     hu, masks = np.rot90(hu, turns), [np.rot90(m, turns) for m in masks]
     angle = np.deg2rad(rng.uniform(-rotation_deg, rotation_deg))
     factor = 2.0 / pixel_mm * np.exp(rng.uniform(-np.log(scale), np.log(scale)))
@@ -94,9 +95,9 @@ def geometry(rng, hu, masks, pixel_mm, size, rotation_deg=15.0, scale=1.25, pron
     offset = centre - matrix @ ((np.array(size) - 1) / 2)
     if factor > 1.2:
         hu = ndimage.gaussian_filter(hu, 0.25 * factor * rng.rand())
-    out = ndimage.affine_transform(hu, matrix, offset, size, order=1, cval=float(hu.min()))
+    out = ndimage.affine_transform(hu, matrix, offset, size, order=1, mode=mode, cval=float(hu.min()))
     warped = [
-        ndimage.affine_transform(m.astype(np.float32), matrix, offset, size, order=1) >= 0.5 for m in masks
+        ndimage.affine_transform(m.astype(np.float32), matrix, offset, size, order=1, mode=mode) >= 0.5 for m in masks
     ]
     return out, warped
 

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage, signal
 
 WINDOW_HU = (-1000.0, 300.0)
 SPACING_MM = 2.0
@@ -86,3 +87,49 @@ def volume_slices(volumes):
         for v in volumes
         for k in range(v.hu.shape[2])
     ]
+
+
+def to_hu(levels):
+    """The map of an 8-bit picture (or of all pictures of one volume) to HU: returns (gain, offset).
+
+    The display window is not recorded. The peak of normal lung and the peak of soft tissue in the
+    histogram give the line; where disease hides the lung peak, the darkest percent is taken as
+    airway air, and where soft tissue is saturated, the white level as soft tissue.
+    """
+    counts = ndimage.gaussian_filter1d(np.bincount(levels.ravel(), minlength=256).astype(float), 3)
+    padded = np.concatenate([[0.0], counts, [0.0]])
+    peaks = signal.find_peaks(padded, prominence=0.05 * counts.max())[0] - 1
+    peaks = [int(p) for p in peaks if p > 0]
+    darkest = float(np.percentile(levels, 1))
+    lung = next((p for p in peaks if p <= 75), None)
+    floor = lung if lung is not None else darkest
+    tissues = [p for p in peaks if floor + 60 <= p <= 250]
+    tissue = max(tissues, key=lambda p: counts[p]) if tissues else 255.0
+    low, low_hu = (lung, LUNG_PEAK_HU) if lung is not None else (darkest, -985.0)
+    gain = (TISSUE_PEAK_HU - low_hu) / (tissue - low)
+    return gain, TISSUE_PEAK_HU - gain * tissue
+
+
+def lesion_slices(root, name):
+    """The slices of a lesion file with their masks, upright, in HU.
+
+    `name` is doctor_train, doctor_test or pseudo_train. The pictures are cropped to the lungs: their
+    longer side is taken as 270 mm, the width of an adult's lungs, since no spacing is recorded.
+    """
+    data = np.load(os.path.join(root, f"lesion_{name}.npz"))
+    keys = [key[: -len("_image")] for key in data.files if key.endswith("_image")]
+    volumes = {}
+    for key in keys:
+        volumes.setdefault(key.rsplit("_", 1)[0] if "pseudo" in name else key, []).append(key)
+    samples = []
+    for members in volumes.values():
+        images = {key: data[key + "_image"] for key in members}
+        gain, offset = to_hu(np.concatenate([image.ravel() for image in images.values()]))
+        for key, image in images.items():
+            hu, mask = gain * image.astype(np.float32) + offset, data[key + "_lesion"]
+            if image.shape[1] < 1.2 * image.shape[0]:
+                turns = 1 if "coronacases" in key else -1
+                hu, mask = np.rot90(hu, turns), np.rot90(mask, turns)
+            pixel_mm = float(np.clip(270.0 / max(image.shape), 1.0, 2.1))
+            samples.append(Sample(key, np.ascontiguousarray(hu), np.ascontiguousarray(mask), pixel_mm))
+    return samples

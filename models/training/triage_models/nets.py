@@ -49,7 +49,7 @@ class UNet(nn.Module):
 
     def __init__(self, up):
         super().__init__()
-        self.stem = nn.Conv2d(1, DOWN[0][0], 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(1, DOWN[0][0], 3, padding=1)
         self.down = nn.ModuleList([run(widths) for widths in DOWN])
         self.bridge = run(BRIDGE)
         self.up = nn.ModuleList([run(widths) for widths in up])
