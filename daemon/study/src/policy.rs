@@ -124,7 +124,7 @@ mod tests {
             verdict,
             timings_ms: Default::default(),
         };
-        let mut list = vec![
+        let mut list = [
             outcome("low", Verdict::NotFlagged(findings(0.1, 0.01))),
             outcome("none", Verdict::NotEvaluated(NotEvaluated::NoCt)),
             outcome("severe", Verdict::Flagged(findings(0.2, 0.6))),
