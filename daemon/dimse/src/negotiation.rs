@@ -1,0 +1,205 @@
+//! Presentation contexts and user information of the association. Owns the choice of a transfer syntax; never touches
+//! the socket.
+
+use dicom_ul::pdu::{
+    PresentationContextProposed, PresentationContextResult, PresentationContextResultReason, UserVariableItem,
+};
+
+use crate::error::AssociationError;
+use crate::uids;
+
+/// PS3.7 section A.2.1: the one DICOM application context.
+pub(crate) const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
+/// PS3.8 section 9.3.1: version 1 is bit 0.
+pub(crate) const PROTOCOL_VERSION: u16 = 1;
+
+/// Abstract syntaxes with the transfer syntaxes for each, most preferred first.
+pub type ContextTable<'a> = &'a [(&'a str, &'a [&'a str])];
+
+/// Who we say that we are (PS3.7 section D.3.3.2).
+#[derive(Debug, Clone)]
+pub struct Implementation {
+    /// Implementation Class UID.
+    pub class_uid: String,
+    /// Implementation Version Name, 1 to 16 characters.
+    pub version_name: String,
+}
+
+impl Default for Implementation {
+    fn default() -> Self {
+        // PS3.5 section B.2: a UID derived from a UUID, drawn once for this implementation.
+        Self {
+            class_uid: "2.25.302444526110858691514879724493734709067".to_owned(),
+            version_name: "TRIAGED_0_1".to_owned(),
+        }
+    }
+}
+
+/// A presentation context that both sides agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NegotiatedContext {
+    /// Odd, 1 to 255.
+    pub id: u8,
+    /// SOP class UID.
+    pub abstract_syntax: String,
+    /// Transfer syntax UID of every data set on it.
+    pub transfer_syntax: String,
+}
+
+/// Removes the padding that peers leave around UIDs (PS3.5 section 9.1 pads with NUL, some with spaces).
+pub(crate) fn trim_uid(text: &str) -> &str {
+    text.trim_matches(['\0', ' '])
+}
+
+/// Chooses, for each proposed context, by the order of `table`: the results for the A-ASSOCIATE-AC and those accepted.
+pub(crate) fn choose(
+    proposed: &[PresentationContextProposed],
+    table: ContextTable<'_>,
+) -> Result<(Vec<PresentationContextResult>, Vec<NegotiatedContext>), AssociationError> {
+    let mut results = Vec::with_capacity(proposed.len());
+    let mut accepted: Vec<NegotiatedContext> = Vec::new();
+    let mut seen = [false; 256];
+    for context in proposed {
+        // PS3.8 section 9.3.2.2: odd identifiers, each once; hence at most 128 contexts.
+        if context.id.is_multiple_of(2) || std::mem::replace(&mut seen[usize::from(context.id)], true) {
+            let what = format!("presentation context id {} is even or repeated", context.id);
+            return Err(AssociationError::protocol(what));
+        }
+        let abstract_syntax = trim_uid(&context.abstract_syntax);
+        let offered = || context.transfer_syntaxes.iter().map(|uid| trim_uid(uid));
+        let (reason, transfer_syntax) = match table.iter().find(|(known, _)| *known == abstract_syntax) {
+            None => (PresentationContextResultReason::AbstractSyntaxNotSupported, None),
+            Some((_, ours)) => match ours.iter().find(|uid| offered().any(|theirs| theirs == **uid)) {
+                None => (PresentationContextResultReason::TransferSyntaxesNotSupported, None),
+                Some(uid) => (PresentationContextResultReason::Acceptance, Some(*uid)),
+            },
+        };
+        if let Some(uid) = transfer_syntax {
+            accepted.push(NegotiatedContext {
+                id: context.id,
+                abstract_syntax: abstract_syntax.to_owned(),
+                transfer_syntax: uid.to_owned(),
+            });
+        }
+        // PS3.8 section 9.3.3.2: not significant unless accepted, but some peers want one there.
+        let transfer_syntax = transfer_syntax.unwrap_or(uids::IMPLICIT_VR_LITTLE_ENDIAN).to_owned();
+        results.push(PresentationContextResult { id: context.id, reason, transfer_syntax });
+    }
+    Ok((results, accepted))
+}
+
+/// The contexts to propose: one for each row of `table`, with identifiers 1, 3, 5, …
+pub(crate) fn propose(table: ContextTable<'_>) -> Result<Vec<PresentationContextProposed>, AssociationError> {
+    let proposed: Vec<_> = (1..=255u8)
+        .step_by(2)
+        .zip(table)
+        .map(|(id, (abstract_syntax, transfer_syntaxes))| PresentationContextProposed {
+            id,
+            abstract_syntax: (*abstract_syntax).to_owned(),
+            transfer_syntaxes: transfer_syntaxes.iter().map(|uid| (*uid).to_owned()).collect(),
+        })
+        .collect();
+    if proposed.is_empty() || proposed.len() < table.len() {
+        let what = format!("{} presentation contexts to propose, 1 to 128 are possible", table.len());
+        return Err(AssociationError::protocol(what));
+    }
+    Ok(proposed)
+}
+
+/// The contexts that the peer accepted of those that we proposed.
+pub(crate) fn accepted(
+    proposed: &[PresentationContextProposed],
+    results: &[PresentationContextResult],
+) -> Vec<NegotiatedContext> {
+    let accepted = results.iter().filter(|r| r.reason == PresentationContextResultReason::Acceptance);
+    accepted
+        .filter_map(|result| {
+            let context = proposed.iter().find(|context| context.id == result.id)?;
+            let transfer_syntax = trim_uid(&result.transfer_syntax);
+            // A transfer syntax that we did not offer is as good as a refusal: we could not encode for it.
+            context.transfer_syntaxes.iter().find(|uid| *uid == transfer_syntax)?;
+            Some(NegotiatedContext {
+                id: result.id,
+                abstract_syntax: context.abstract_syntax.clone(),
+                transfer_syntax: transfer_syntax.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// The user information that we send (PS3.7 section D.3.3).
+pub(crate) fn user_information(
+    max_pdu_length: u32,
+    implementation: &Implementation,
+) -> Vec<UserVariableItem> {
+    vec![
+        UserVariableItem::MaxLength(max_pdu_length),
+        UserVariableItem::ImplementationClassUID(implementation.class_uid.clone()),
+        UserVariableItem::ImplementationVersionName(implementation.version_name.clone()),
+    ]
+}
+
+/// The maximum length of a P-DATA-TF that the peer takes; 0 is no limit (PS3.8 section D.1).
+pub(crate) fn max_pdu_length(user_variables: &[UserVariableItem]) -> u32 {
+    user_variables
+        .iter()
+        .find_map(|v| if let UserVariableItem::MaxLength(n) = v { Some(*n) } else { None })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: ContextTable<'static> = &[("1.1", &["ts.a", "ts.b", "ts.c"]), ("1.2", &["ts.a"])];
+
+    fn proposal(id: u8, abstract_syntax: &str, offered: &[&str]) -> PresentationContextProposed {
+        PresentationContextProposed {
+            id,
+            abstract_syntax: abstract_syntax.to_owned(),
+            transfer_syntaxes: offered.iter().map(|uid| (*uid).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn our_order_decides() {
+        use PresentationContextResultReason as Reason;
+        let cases: [(&str, &[&str], Reason, Option<&str>); 6] = [
+            ("1.1", &["ts.c", "ts.b"], Reason::Acceptance, Some("ts.b")),
+            ("1.1\0", &["ts.c\0", "ts.a\0"], Reason::Acceptance, Some("ts.a")),
+            ("1.2", &["ts.b"], Reason::TransferSyntaxesNotSupported, None),
+            ("1.2", &[], Reason::TransferSyntaxesNotSupported, None),
+            ("9.9", &["ts.a"], Reason::AbstractSyntaxNotSupported, None),
+            ("", &["ts.a"], Reason::AbstractSyntaxNotSupported, None),
+        ];
+        for (abstract_syntax, offered, reason, transfer_syntax) in cases {
+            let (results, accepted) =
+                choose(&[proposal(3, abstract_syntax, offered)], TABLE).expect("valid ids");
+            assert_eq!(results[0].reason, reason, "{abstract_syntax} {offered:?}");
+            assert_eq!(accepted.first().map(|c| c.transfer_syntax.as_str()), transfer_syntax);
+        }
+    }
+
+    #[test]
+    fn identifiers_are_odd_and_unique() {
+        assert!(choose(&[proposal(2, "1.1", &["ts.a"])], TABLE).is_err());
+        assert!(choose(&[proposal(1, "1.1", &["ts.a"]), proposal(1, "1.2", &["ts.a"])], TABLE).is_err());
+    }
+
+    #[test]
+    fn proposals_are_bounded_and_answers_checked() {
+        assert!(propose(&[]).is_err());
+        assert!(propose(&[("1", &["a"][..]); 129]).is_err());
+        let proposed = propose(&[("1", &["a"][..]); 128]).expect("128 fit");
+        assert_eq!(proposed[127].id, 255);
+        let answer = |id, transfer_syntax: &str| PresentationContextResult {
+            id,
+            reason: PresentationContextResultReason::Acceptance,
+            transfer_syntax: transfer_syntax.to_owned(),
+        };
+        assert_eq!(
+            accepted(&proposed, &[answer(1, "a"), answer(3, "never offered"), answer(2, "a")]).len(),
+            1
+        );
+    }
+}
