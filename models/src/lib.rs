@@ -1,1 +1,25 @@
-//! The triage networks behind one backend trait.
+//! The triage networks behind one backend trait, and the analysis of a study from slices to findings.
+//!
+//! Owns: model cards and the zoo on disk, the backends that run the networks, and the way of a study through them: 2 mm grid, window,
+//! lungs, crop, multitask net, pasted masks, volumes, severity. Never does: DICOM, files other than the zoo's, triage decisions.
+//!
+//! ```text
+//! SourceSlice ── Analyzer::prepare, on arrival, any thread ──▶ PreparedSlice ┐
+//! SourceSlice ── Analyzer::prepare ─────────────────────────▶ PreparedSlice ┴── Analyzer::finish ──▶ Analysis
+//! ```
+
+pub mod analysis;
+pub mod backend;
+pub mod card;
+pub mod cpu;
+mod labels;
+pub mod limits;
+mod prepare;
+pub mod zoo;
+
+pub use analysis::{Analysis, AnalysisError, Analyzer, Box3, SpacingMm, Timings};
+pub use backend::{Backend, Choice, EngineError, Plane};
+pub use card::{CardError, ModelCard, Task};
+pub use labels::LabelVolume;
+pub use prepare::{PreparedSlice, SourceSlice};
+pub use zoo::{Zoo, default_zoo_dir};

@@ -1,0 +1,214 @@
+//! The trait that every engine implements, and what it speaks in.
+//!
+//! Owns: the boundary between the analysis and the engines. Never does: name an engine's own types.
+
+use std::path::PathBuf;
+
+use kernels::PyramidError;
+
+use crate::cpu::CpuBackend;
+use crate::zoo::Zoo;
+
+/// Why an engine gave no result. The caller falls back to the next engine, or reports the study as not evaluated.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A model file can't be loaded.
+    #[error("{path}: {why}")]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What the engine said.
+        why: String,
+    },
+    /// The engine failed on a slice.
+    #[error("{model} failed: {why}")]
+    Run {
+        /// Which network.
+        model: &'static str,
+        /// What the engine said.
+        why: String,
+    },
+    /// A network's output has not the size it must have.
+    #[error("{model}: output of {got} values where {expected} are needed")]
+    Output {
+        /// Which network.
+        model: &'static str,
+        /// Values that came.
+        got: usize,
+        /// Values that are needed.
+        expected: usize,
+    },
+    /// A network's output is not a number; it must not become "no lesion".
+    #[error("{model}: an output is not a finite number")]
+    NotFinite {
+        /// Which network.
+        model: &'static str,
+    },
+    /// The pooled volume is not whole.
+    #[error(transparent)]
+    Pyramid(#[from] PyramidError),
+    /// The slice or study is outside the engine's bounds.
+    #[error("{what} is {value}; the engine takes {min} to {max}")]
+    Bounds {
+        /// What was measured.
+        what: &'static str,
+        /// Its value.
+        value: usize,
+        /// The least.
+        min: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// A slice's spacing is no positive number.
+    #[error("pixel spacing of {row_mm} mm by {column_mm} mm")]
+    Spacing {
+        /// Between rows.
+        row_mm: f64,
+        /// Between columns.
+        column_mm: f64,
+    },
+    /// Slices of one study must share one grid.
+    #[error("slice {slice} is {got:?} on the source and 2 mm grids, the first slice is {expected:?}")]
+    MixedSizes {
+        /// Index of the slice.
+        slice: usize,
+        /// Its rows and columns, source then grid.
+        got: [usize; 4],
+        /// Those of the first slice.
+        expected: [usize; 4],
+    },
+}
+
+/// A row-major plane, possibly a window of a larger one.
+#[derive(Debug, Clone, Copy)]
+pub struct Plane<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl<'a> Plane<'a> {
+    /// A plane of `rows` × `columns` whose rows start `stride` values apart in `values`.
+    ///
+    /// # Panics
+    /// When it has no values or `values` is too short for it.
+    pub fn new(values: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(rows > 0 && columns > 0 && stride >= columns, "plane of {rows} x {columns}, stride {stride}");
+        assert!(values.len() >= (rows - 1) * stride + columns, "{} values are too few", values.len());
+        Self { values, rows, columns, stride }
+    }
+
+    /// Rows of the plane.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the plane.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The rows, top to bottom.
+    pub fn iter_rows(&self) -> impl Iterator<Item = &'a [f32]> {
+        let (columns, stride, values) = (self.columns, self.stride, self.values);
+        (0..self.rows).map(move |row| &values[row * stride..row * stride + columns])
+    }
+
+    /// The values without gaps.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.rows * self.columns);
+        self.iter_rows().for_each(|row| out.extend_from_slice(row));
+        out
+    }
+}
+
+/// Takes the lesion probability of one slice of the crop, as soon as it is known: (index in the crop, rows × columns).
+/// Called once a slice, in any order, from any thread.
+pub type Emit<'a> = &'a (dyn Fn(usize, &[f32]) + Sync);
+
+/// An engine that runs the two networks.
+///
+/// Both methods may be called from several threads at once; an engine that can't run them at once makes callers wait.
+/// The result does not depend on the number of threads.
+pub trait Backend: Send + Sync {
+    /// Name in results and logs.
+    fn name(&self) -> &'static str;
+
+    /// Lung probability of one slice on the 2 mm grid (windowed to [0, 1]): rows × columns values.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    fn lungs(&self, slice: Plane<'_>) -> Result<Vec<f32>, EngineError>;
+
+    /// Runs the multitask network over the cropped volume, slices head to feet and all of one size; hands out the lesion probability
+    /// of each slice and returns the identification probability. In what batches, and where the pyramid is pooled, is the engine's choice.
+    ///
+    /// # Errors
+    /// [`EngineError`]; some slices may have been emitted by then.
+    fn multitask(&self, crop: &[Plane<'_>], emit: Emit<'_>) -> Result<f32, EngineError>;
+}
+
+/// Which engine to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// The fastest one that works here.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+}
+
+impl std::str::FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            _ => Err(format!("`{text}` is no engine; known: auto, cpu")),
+        }
+    }
+}
+
+impl Choice {
+    /// Loads the zoo's networks into the chosen engine, for `threads` threads.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`].
+    pub fn open(self, zoo: &Zoo, threads: usize) -> Result<Box<dyn Backend>, EngineError> {
+        match self {
+            Self::Auto | Self::Cpu => Ok(Box::new(CpuBackend::load(zoo, threads)?)),
+        }
+    }
+}
+
+/// Logits → probabilities, in place; refuses what is not a number.
+pub(crate) fn sigmoid(logits: &mut [f32], model: &'static str) -> Result<(), EngineError> {
+    for value in logits {
+        if !value.is_finite() {
+            return Err(EngineError::NotFinite { model });
+        }
+        *value = 1.0 / (1.0 + (-*value).exp());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sigmoid_is_exact_at_its_ends_and_refuses_nan() {
+        let mut values = [0.0, 200.0, -200.0];
+        sigmoid(&mut values, "m").unwrap();
+        assert_eq!(values, [0.5, 1.0, 0.0]);
+        assert!(matches!(sigmoid(&mut [f32::NAN], "m"), Err(EngineError::NotFinite { .. })));
+    }
+
+    #[test]
+    fn a_window_of_a_plane_is_read_row_by_row() {
+        let values: Vec<f32> = (0..12).map(|v| v as f32).collect();
+        assert_eq!(Plane::new(&values[5..], 2, 2, 4).to_vec(), [5.0, 6.0, 9.0, 10.0]);
+    }
+}
