@@ -18,13 +18,13 @@ most cranial. A size written `n` is of the source grid, `m` of the 2 mm grid.
 5. Box: the bounding box of that mask in all three axes, half open. The windowed volume is cropped.
 6. Multitask net on each cropped slice: features, and lesion probability = sigmoid(lesions).
 7. Pyramid max-pooling of the features (`nets.pyramid_windows`), identification = sigmoid(head).
-8. Lungs on the source grid: the whole slice's probability zoomed back to (n rows, n columns), aligned
-   corners as in 2, then >= 0.5. Not cut to the box: so it can be computed as slices arrive.
-9. Lesions on the source grid: per axis the box [ceil(start * (n / m)), floor(stop * (n / m))), with
-   n / m rounded to a double first (slices: unchanged); the crop's probability zoomed to exactly that
-   size, zero elsewhere; then >= 0.2. A box that vanishes has no lesions.
-10. Left and right: k-means, k = 2, on the indices (slice, row, column) of the source-grid lung mask, in
-   that order, every 30th voxel from the first (all when there are at most 60). Start: the mean with its
+8. Back to the source grid, lungs and lesions alike: per axis the box becomes [ceil(start * (n / m)),
+   floor(stop * (n / m))), with n / m rounded to a double first (slices: unchanged); the probability inside
+   the box is zoomed to exactly that size, corners aligned as in 2, and zero elsewhere.
+9. Then the thresholds: lungs >= 0.5, lesions >= 0.2. A box that vanishes has neither, and the
+   study is not evaluated.
+10. Left and right: k-means, k = 2, on the indices of the source-grid lung mask, ordered by row, then column,
+   then slice; every 30th voxel from the first (all when there are at most 60). Start: the mean with its
    column replaced by the smallest and by the largest; Lloyd until nothing changes, at most 300
    rounds; the centre with the smaller column is the right lung, which also gets voxels at equal distance.
 11. Severity of a lung = its voxels with lesion / its voxels; of the study = the larger of the two. A
@@ -126,7 +126,7 @@ def bounding_box(mask):
 
 
 def paste_back(crop, box, grid, shape):
-    """The crop's probabilities on the source grid; step 9."""
+    """The crop's probabilities on the source grid; step 8."""
     out = np.zeros(shape, np.float32)
     target = []
     for (start, stop), m, n in zip(box[:2], grid, shape[:2]):
@@ -141,7 +141,7 @@ def paste_back(crop, box, grid, shape):
 
 def split_lungs(mask):
     """(right, left) masks; step 10."""
-    points = np.argwhere(mask.transpose(2, 0, 1)).astype(float)
+    points = np.argwhere(mask)[:, [2, 0, 1]].astype(float)
     fitted = points if len(points) <= FIT_ALL_MAX else points[::FIT_EVERY]
     centres = np.repeat(fitted.mean(axis=0)[None], 2, axis=0)
     centres[:, 2] = fitted[:, 2].min(), fitted[:, 2].max()
@@ -192,8 +192,11 @@ class Pipeline:
         pyramid = pyramid_max_pool(torch.stack(features, dim=-1))
         probability = float(torch.sigmoid(self.head(pyramid[None])[0])[0, 0])
 
-        lung_mask = on_slices(lambda p: zoom_plane(p, hu.shape[:2]), lungs) >= LUNG_THRESHOLD
+        inside = lungs[tuple(slice(*axis) for axis in box)]
+        lung_mask = paste_back(inside, box, grid, hu.shape) >= LUNG_THRESHOLD
         lesion_mask = paste_back(np.stack(lesions, axis=-1), box, grid, hu.shape) >= LESION_THRESHOLD
+        if not lung_mask.any():
+            raise NotEvaluated("no lungs found")
         right, left = split_lungs(lung_mask)
         voxel_ml = float(np.prod(spacing_mm)) / 1000
         sides = {"left": left, "right": right}
