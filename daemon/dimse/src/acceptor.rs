@@ -225,7 +225,9 @@ fn read_request(wire: &mut Wire, artim_timeout: Duration) -> Result<AssociationR
         pdu_type::ASSOCIATE_RQ => {}
         pdu_type::ABORT => return Err(wire.aborted()),
         other => {
-            return Err(AssociationError::protocol(format!("PDU of type {other:#04X} before an association")));
+            return Err(AssociationError::protocol(format!(
+                "PDU of type {other:#04X} before an association"
+            )));
         }
     }
     match parse_associate(pdu_type::ASSOCIATE_RQ, wire.body())? {

@@ -117,6 +117,8 @@ impl Wire {
         }
         read_exact(&mut self.stream, &mut self.body[..length], deadline, began, during)?;
         self.body_len = length;
+        // Nothing of it is a PDV until `next` says so.
+        self.cursor = length;
         Ok(header[0])
     }
 
@@ -138,16 +140,13 @@ impl Wire {
     ) -> Result<Incoming, AssociationError> {
         if self.cursor == self.body_len {
             match self.read_pdu(patience, length_max)? {
-                pdu_type::P_DATA if self.body_len > 0 => {}
+                pdu_type::P_DATA if self.body_len > 0 => self.cursor = 0,
                 pdu_type::P_DATA => return Err(AssociationError::protocol("P-DATA-TF without a value")),
+                pdu_type::RELEASE_RQ => return Ok(Incoming::ReleaseRequest),
+                pdu_type::RELEASE_RP => return Ok(Incoming::ReleaseReply),
+                pdu_type::ABORT => return Err(self.aborted()),
                 other => {
-                    self.cursor = self.body_len;
-                    return match other {
-                        pdu_type::RELEASE_RQ => Ok(Incoming::ReleaseRequest),
-                        pdu_type::RELEASE_RP => Ok(Incoming::ReleaseReply),
-                        pdu_type::ABORT => Err(self.aborted()),
-                        _ => Err(AssociationError::protocol(format!("unexpected PDU of type {other:#04X}"))),
-                    };
+                    return Err(AssociationError::protocol(format!("unexpected PDU of type {other:#04X}")));
                 }
             }
         }
