@@ -121,7 +121,7 @@ pub fn data_set(sop_instance_uid: &str, pixel_bytes: usize) -> Vec<u8> {
     put_uid(&mut bytes, [0x20, 0, 0x0E, 0], "2.25.2");
     bytes.extend_from_slice(&[0xE0, 0x7F, 0x10, 0, b'O', b'W', 0, 0]);
     bytes.extend_from_slice(&(pixel_bytes as u32).to_le_bytes());
-    bytes.extend((0..pixel_bytes).map(|i| (i * 31 >> 3) as u8));
+    bytes.extend((0..pixel_bytes).map(|i| ((i * 31) >> 3) as u8));
     bytes
 }
 
