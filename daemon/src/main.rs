@@ -1,5 +1,7 @@
 //! `triaged`: parses the command line and runs one command.
 mod commands;
+mod instance;
+mod phantom;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
