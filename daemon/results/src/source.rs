@@ -1,0 +1,122 @@
+//! What a result repeats of the study that it belongs to: patient and study attributes, as raw bytes.
+//!
+//! They are never decoded: names in ISO 2022 or any other character set survive, because the bytes travel together
+//! with the Specific Character Set that they came with.
+
+/// Group and element number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(pub u16, pub u16);
+
+/// An attribute that is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceTag {
+    /// Its tag.
+    pub tag: Tag,
+    /// Its VR in the dictionary (PS3.6): the one written, whatever the sender's file said.
+    pub vr: [u8; 2],
+    /// Whether it is of type 2 in our object: written empty when the source has none.
+    pub required: bool,
+    /// Longest value that is repeated, in bytes; longer ones are left out. Above what the standard allows, for
+    /// senders that exceed it, but bounded.
+    pub length_max: usize,
+}
+
+const fn required(group: u16, element: u16, vr: [u8; 2]) -> SourceTag {
+    SourceTag { tag: Tag(group, element), vr, required: true, length_max: LENGTH_MAX }
+}
+
+const fn optional(group: u16, element: u16, vr: [u8; 2]) -> SourceTag {
+    SourceTag { tag: Tag(group, element), vr, required: false, length_max: LENGTH_MAX }
+}
+
+/// Three component groups of a person's name in a multi-byte character set, with escapes, fit several times.
+const LENGTH_MAX: usize = 1024;
+
+/// What a receiver files a result by: the Patient and General Study modules (PS3.3 sections C.7.1.1, C.7.2.1,
+/// C.7.2.2). All are text, so that their bytes are the same in every byte order. Study Instance UID is not among
+/// them: it comes from the outcome.
+pub const SOURCE_TAGS: &[SourceTag] = &[
+    optional(0x0008, 0x0005, *b"CS"), // Specific Character Set
+    required(0x0008, 0x0020, *b"DA"), // Study Date
+    required(0x0008, 0x0030, *b"TM"), // Study Time
+    required(0x0008, 0x0050, *b"SH"), // Accession Number
+    required(0x0008, 0x0090, *b"PN"), // Referring Physician's Name
+    optional(0x0008, 0x1030, *b"LO"), // Study Description
+    required(0x0010, 0x0010, *b"PN"), // Patient's Name
+    required(0x0010, 0x0020, *b"LO"), // Patient ID
+    optional(0x0010, 0x0021, *b"LO"), // Issuer of Patient ID
+    required(0x0010, 0x0030, *b"DA"), // Patient's Birth Date
+    required(0x0010, 0x0040, *b"CS"), // Patient's Sex
+    optional(0x0010, 0x1010, *b"AS"), // Patient's Age
+    optional(0x0010, 0x1020, *b"DS"), // Patient's Size
+    optional(0x0010, 0x1030, *b"DS"), // Patient's Weight
+    required(0x0020, 0x0010, *b"SH"), // Study ID
+];
+
+/// The value of one attribute as its file has it, padding included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawElement {
+    /// Which attribute.
+    pub tag: Tag,
+    /// Its value field.
+    pub bytes: Vec<u8>,
+}
+
+/// The attributes of a study that its results repeat. Taken from one instance of the study.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceStudy {
+    elements: Vec<RawElement>,
+}
+
+impl SourceStudy {
+    /// Keeps of `elements` those that [`SOURCE_TAGS`] names and whose length is within its bound; of two with the
+    /// same tag the first. So the caller may pass a whole header.
+    pub fn new(elements: impl IntoIterator<Item = RawElement>) -> Self {
+        let mut kept: Vec<RawElement> = Vec::new();
+        for element in elements {
+            let wanted =
+                SOURCE_TAGS.iter().any(|s| s.tag == element.tag && element.bytes.len() <= s.length_max);
+            if wanted && kept.iter().all(|k| k.tag != element.tag) {
+                kept.push(element);
+            }
+        }
+        kept.sort_by_key(|e| e.tag);
+        Self { elements: kept }
+    }
+
+    /// The elements that were kept, by tag: what a caller has to store to build the same result again.
+    pub fn elements(&self) -> &[RawElement] {
+        &self.elements
+    }
+
+    /// The value field of an attribute.
+    pub fn get(&self, tag: Tag) -> Option<&[u8]> {
+        self.elements.iter().find(|e| e.tag == tag).map(|e| e.bytes.as_slice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_wanted_bounded_and_first_are_kept() {
+        let element =
+            |group, number, bytes: &[u8]| RawElement { tag: Tag(group, number), bytes: bytes.to_vec() };
+        let study = SourceStudy::new([
+            element(0x0010, 0x0020, b"ID"),
+            element(0x0010, 0x0020, b"OTHER"),
+            element(0x0010, 0x0010, &[b'A'; LENGTH_MAX + 1]),
+            element(0x7fe0, 0x0010, b"pixels"),
+            element(0x0008, 0x0050, b"ACC"),
+        ]);
+        assert_eq!(study.elements(), [element(0x0008, 0x0050, b"ACC"), element(0x0010, 0x0020, b"ID")]);
+        assert_eq!(study.get(Tag(0x0010, 0x0020)), Some(b"ID".as_slice()));
+        assert_eq!(study.get(Tag(0x0010, 0x0010)), None);
+    }
+
+    #[test]
+    fn the_list_is_sorted_and_without_duplicates() {
+        assert!(SOURCE_TAGS.windows(2).all(|w| w[0].tag < w[1].tag));
+    }
+}
