@@ -18,6 +18,9 @@ SPACING_MM = 2.0
 # Every fifth slice of `lung_slices.npz` and the last lung volume are never trained on.
 HELD_OUT_EVERY = 5
 HELD_OUT_VOLUME = "id004"
+# Their masks leave out one lung, by mistake (found by comparing with air inside the body): not trained on.
+# The held-out ID_0079_Z_0072 has the same fault; it stays in the held-out figures.
+MISLABELLED = ("ID_0038_Z_0148", "ID_0226_Z_0066", "ID_0241_Z_0124")
 # HU of normal lung and of muscle or blood, at which the peaks of an 8-bit picture are put.
 LUNG_PEAK_HU, TISSUE_PEAK_HU = -870.0, 40.0
 
@@ -61,7 +64,7 @@ def lung_slices(root, test):
     return [
         Sample(str(names[i]), hu[i].astype(np.float32), lung[i], 1.4)
         for i in range(len(names))
-        if held_out(i) == test
+        if held_out(i) == test and str(names[i]) not in MISLABELLED
     ]
 
 

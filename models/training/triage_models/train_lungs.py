@@ -1,7 +1,7 @@
 """Trains the lung net: `python -m triage_models.train_lungs DATA --out RUN`.
 
-Owns the recipe of the lung net. Real slices and volumes with their masks; into half of them
-ground glass and consolidation of every extent are pasted, the mask unchanged. Binary cross-entropy.
+Owns the recipe of the lung net. Real slices and volumes with their masks; into a third of
+them ground glass and consolidation of every extent are pasted, the mask unchanged. Binary cross-entropy.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from torch.nn import functional
 from . import augment, data
 from .nets import LungNet
 
-SIZES = ((160, 176), (176, 192), (160, 208), (192, 192))
+SIZES = ((144, 160), (160, 176), (144, 192), (176, 176))
+PASTE_CHANCE = 0.35
 
 
 def batch(rng, groups, weights, count):
@@ -27,8 +28,8 @@ def batch(rng, groups, weights, count):
         group = groups[rng.choice(len(groups), p=weights)]
         sample = group[rng.randint(len(group))]
         hu, (mask,) = augment.geometry(rng, sample.hu, [sample.mask], sample.pixel_mm, size)
-        if rng.rand() < 0.5 and sample.weight < 2:
-            hu, _ = augment.paste_lesions(rng, hu, mask)
+        if rng.rand() < PASTE_CHANCE:
+            hu, _ = augment.paste_lesions(rng, hu, mask, full=0.1)
         slices.append(data.window(augment.intensity(rng, hu)))
         masks.append(mask)
     return torch.from_numpy(np.stack(slices)[:, None]), torch.from_numpy(np.stack(masks)[:, None]).float()
