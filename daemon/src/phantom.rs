@@ -19,7 +19,7 @@ mod vessels;
 pub use dicom::slice_object;
 pub use series::{SeriesError, Truth, write_series};
 
-use anatomy::{Anatomy, HEIGHT_MM, Section};
+use anatomy::{Anatomy, HEIGHT_MM, Section, Warp};
 use lesions::{Field, Histogram, Levels, Style};
 use math::{NoisePlane, Random, mix};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -213,15 +213,18 @@ impl Phantom {
         let plane = |stream, pitch| NoisePlane::new(self.spec.seed, stream, pitch, section.depth);
         let (coarse, fine) = (plane(21, 14.0), plane(22, 4.5));
         let field = Field::new(&self.style, section.depth);
+        let warp = Warp::new(self.spec.seed, section.depth);
         let covers = vessels::draw(&self.tubes, &grid, section.depth, self.thickness(), edge);
         let (mut hu, mut noise, mut labels) = (vec![0.0f32; count], vec![0.0f32; count], vec![0u8; count]);
         for row in 0..grid.size {
             for column in 0..grid.size {
                 let i = row * grid.size + column;
-                let [x, y] = grid.at(row, column);
+                let [table_x, table_y] = grid.at(row, column);
+                let [x, y] = warp.at([table_x, table_y]);
                 let body = section.inside_body(x, y);
                 noise[i] = 0.55 + 0.55 * math::step(-10.0, 100.0, body);
-                let outside = if body < edge { tissue::surroundings(x, y, edge) } else { tissue::AIR_HU };
+                let outside =
+                    if body < edge { tissue::surroundings(table_x, table_y, edge) } else { tissue::AIR_HU };
                 if body < -edge {
                     hu[i] = outside;
                     continue;
@@ -289,10 +292,11 @@ impl Phantom {
 
     /// Calls `visit(index, x, y, inside_mm)` for each pixel whose centre is in a lung.
     fn each_lung_pixel(&self, section: &Section, grid: &Grid, mut visit: impl FnMut(usize, f32, f32, f32)) {
+        let warp = Warp::new(self.spec.seed, section.depth);
         for row in 0..grid.size {
             for column in 0..grid.size {
-                let [x, y] = grid.at(row, column);
-                if x.abs() < 140.0 && y.abs() < 110.0 {
+                let [x, y] = warp.at(grid.at(row, column));
+                if x.abs() < 150.0 && y.abs() < 125.0 {
                     let inside = section.inside_lung(x, y);
                     if inside > 0.0 {
                         visit(row * grid.size + column, x, y, inside);

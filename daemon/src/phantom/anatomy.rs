@@ -3,7 +3,7 @@
 //! Owns: where things are, as distances in mm in a canonical chest 300 mm high (x to the patient's left, y to the back,
 //! depth from head to feet), and how they vary with the seed. Never knows HU, pixels or DICOM.
 
-use super::math::{Point, Random, ellipse, ellipsoid, mix, profile, smax, smin, superellipse};
+use super::math::{NoisePlane, Point, Random, ellipse, ellipsoid, profile, smax, smin, superellipse};
 
 /// Height of the canonical chest in mm: the slices cover exactly this depth.
 pub const HEIGHT_MM: f32 = 300.0;
@@ -63,6 +63,24 @@ impl Anatomy {
     }
 }
 
+/// A gentle bend of a slice, so that no outline is a perfect curve and no two sides are alike.
+pub struct Warp([NoisePlane; 2]);
+
+impl Warp {
+    /// Largest shift, mm.
+    const REACH_MM: f32 = 6.0;
+
+    /// The bend of a seed at `depth`.
+    pub fn new(seed: u64, depth: f32) -> Self {
+        Self([31, 32].map(|stream| NoisePlane::new(seed, stream, 48.0, depth)))
+    }
+
+    /// Where a point of the slice lies in the canonical chest.
+    pub fn at(&self, [x, y]: [f32; 2]) -> [f32; 2] {
+        [x + Self::REACH_MM * self.0[0].at(x, y), y + Self::REACH_MM * self.0[1].at(x, y)]
+    }
+}
+
 /// The chest cut at one depth.
 pub struct Section<'a> {
     /// The patient.
@@ -87,19 +105,19 @@ impl<'a> Section<'a> {
     pub fn new(anatomy: &'a Anatomy, depth: f32) -> Self {
         let t = depth;
         let width = profile(
-            &[(0.0, 72.0), (30.0, 82.0), (80.0, 106.0), (140.0, 120.0), (220.0, 126.0), (300.0, 124.0)],
+            &[(0.0, 74.0), (30.0, 84.0), (80.0, 110.0), (140.0, 125.0), (220.0, 130.0), (300.0, 127.0)],
             t,
         );
         let half_depth = profile(
-            &[(0.0, 40.0), (30.0, 48.0), (80.0, 68.0), (140.0, 81.0), (220.0, 88.0), (300.0, 86.0)],
+            &[(0.0, 42.0), (30.0, 51.0), (80.0, 74.0), (140.0, 89.0), (220.0, 94.0), (300.0, 91.0)],
             t,
         );
         let back = profile(&[(0.0, 66.0), (60.0, 76.0), (140.0, 82.0), (300.0, 80.0)], t);
         let fat = 10.0 * (anatomy.fat - 1.0);
         let body_width =
-            profile(&[(0.0, 164.0), (70.0, 162.0), (140.0, 156.0), (220.0, 154.0), (300.0, 152.0)], t) + fat;
+            profile(&[(0.0, 164.0), (70.0, 163.0), (140.0, 159.0), (220.0, 157.0), (300.0, 154.0)], t) + fat;
         let body_depth =
-            profile(&[(0.0, 80.0), (40.0, 88.0), (120.0, 108.0), (220.0, 114.0), (300.0, 114.0)], t)
+            profile(&[(0.0, 82.0), (40.0, 92.0), (120.0, 115.0), (220.0, 121.0), (300.0, 120.0)], t)
                 + 0.6 * fat;
         let cage = anatomy.cage;
         Self {
@@ -109,7 +127,7 @@ impl<'a> Section<'a> {
             body: [body_width, body_depth, BACK_Y - body_depth],
             spine_y: profile(&[(0.0, 46.0), (120.0, 56.0), (300.0, 48.0)], t),
             mediastinum: profile(
-                &[(0.0, 30.0), (40.0, 27.0), (90.0, 29.0), (125.0, 31.0), (175.0, 22.0), (300.0, 18.0)],
+                &[(0.0, 30.0), (40.0, 25.0), (90.0, 26.0), (125.0, 30.0), (175.0, 20.0), (300.0, 16.0)],
                 t,
             ),
             // The aortic arch's knob, seen from the left lung.
@@ -141,7 +159,7 @@ impl<'a> Section<'a> {
     /// Distance inside the heart with its fat.
     pub fn inside_heart(&self, x: f32, y: f32) -> f32 {
         let size = self.anatomy.heart;
-        let (dx, dy) = (x - 24.0, y + 26.0);
+        let (dx, dy) = (x - 24.0, y + 32.0);
         // The long axis points to the left and to the front: 35 degrees.
         let (long, short) = (0.819 * dx - 0.574 * dy, 0.574 * dx + 0.819 * dy);
         let lean = 0.25 * (self.depth - 172.0);
@@ -150,7 +168,8 @@ impl<'a> Section<'a> {
 
     /// Distance inside everything between the lungs.
     pub fn inside_mediastinum(&self, x: f32, y: f32) -> f32 {
-        let slab = ellipse(x - 1.0, y + 4.0, self.mediastinum, 90.0);
+        // Narrow in front, where the lungs nearly touch, but for the heart.
+        let slab = ellipse(x - 1.0, y - 8.0, self.mediastinum, self.cage[1] - 6.0);
         let spine = ellipse(x, y - self.spine_y - 8.0, 25.0, 30.0);
         let aorta = ellipse(x - 21.0, y - 36.0, 15.0, 15.0).min(self.bump);
         let hilum = ellipsoid([x.abs() - 32.0, y - 8.0, self.depth - 126.0], [15.0, 19.0, 24.0]);
@@ -160,11 +179,13 @@ impl<'a> Section<'a> {
 
     /// Distance below the diaphragm.
     pub fn below_diaphragm(&self, x: f32, y: f32) -> f32 {
-        let side = if x < 0.0 { 0 } else { 1 };
-        let centre: Point = [[-62.0, -24.0, 268.0], [62.0, -18.0, 268.0]][side];
-        let top = self.anatomy.dome_top[side];
-        let radii: Point = [72.0, mix(82.0, 78.0, side as f32), centre[2] - top];
-        ellipsoid([x - centre[0], y - centre[1], (self.depth - centre[2]).min(0.0)], radii)
+        let dome = |centre: Point, depth_radius: f32, top: f32| {
+            let p = [x - centre[0], y - centre[1], (self.depth - centre[2]).min(0.0)];
+            ellipsoid(p, [74.0, depth_radius, centre[2] - top])
+        };
+        let right = dome([-63.0, -30.0, 268.0], 86.0, self.anatomy.dome_top[0]);
+        let left = dome([63.0, -24.0, 268.0], 82.0, self.anatomy.dome_top[1]);
+        smax(right, left, 24.0)
     }
 
     /// Distance inside the lungs: the right one where x < 0, the left one elsewhere.
@@ -176,8 +197,8 @@ impl<'a> Section<'a> {
         let apex = self.anatomy.apex;
         let dome_depth = 118.0;
         let dome = ellipsoid(
-            [x.abs() - 56.0, y - 14.0, (self.depth - dome_depth).min(0.0)],
-            [76.0, 92.0, dome_depth - apex],
+            [x.abs() - 56.0, y - 10.0, (self.depth - dome_depth).min(0.0)],
+            [80.0, 98.0, dome_depth - apex],
         );
         let upper = smin(cage, dome, 10.0);
         // The recess behind the diaphragm goes deepest at the back.

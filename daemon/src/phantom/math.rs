@@ -73,6 +73,16 @@ pub fn capsule(x: f32, y: f32, from: [f32; 2], to: [f32; 2], radius: f32) -> f32
     radius - (ex * ex + ey * ey).sqrt()
 }
 
+/// Distance to a straight tube from `a` to `b` with a radius at either end, positive inside.
+pub fn segment(p: Point, a: Point, b: Point, radii: [f32; 2]) -> f32 {
+    let d: Point = std::array::from_fn(|i| b[i] - a[i]);
+    let q: Point = std::array::from_fn(|i| p[i] - a[i]);
+    let length2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
+    let t = ((q[0] * d[0] + q[1] * d[1] + q[2] * d[2]) / length2.max(1e-6)).clamp(0.0, 1.0);
+    let e: Point = std::array::from_fn(|i| q[i] - t * d[i]);
+    radii[0] + t * (radii[1] - radii[0]) - (e[0] * e[0] + e[1] * e[1] + e[2] * e[2]).sqrt()
+}
+
 /// Value at `t` of a curve through `knots` (ascending), smooth between them and flat outside.
 pub fn profile(knots: &[(f32, f32)], t: f32) -> f32 {
     let (first, last) = (knots[0], knots[knots.len() - 1]);

@@ -3,7 +3,7 @@
 //! Owns: painting bone over soft tissue. Never decides where lungs are: the rib cage's outline comes from the anatomy.
 
 use super::anatomy::Section;
-use super::math::{capsule, cover, ellipse, mix, profile, step};
+use super::math::{Point, capsule, cover, ellipse, mix, profile, segment, step};
 
 const CORTEX_HU: f32 = 620.0;
 const MARROW_HU: f32 = 190.0;
@@ -81,7 +81,7 @@ fn vertebra(section: &Section, x: f32, y: f32, texture: f32, edge: f32, hu: f32)
     }
     let body = ellipse(x, dy, 18.5 * grow - waist, 15.0 * grow - waist);
     let disc = step(4.0, 2.0, from_disc);
-    let trabecular = MARROW_HU + 35.0 * texture + 200.0 * step(7.0, 4.5, from_disc);
+    let trabecular = MARROW_HU + 35.0 * texture + 200.0 * step(5.5, 4.0, from_disc);
     let content = mix(CORTEX_HU * 0.8, trabecular, cover(body - 1.6, edge + 0.6));
     hu = mix(hu, mix(content, 85.0, disc), cover(body, edge));
     let cord = mix(5.0, 38.0, cover(ellipse(x, dy - 23.0, 6.0, 5.0), 1.0));
@@ -103,14 +103,19 @@ fn shoulder(section: &Section, x: f32, y: f32, edge: f32, hu: f32) -> f32 {
     let t = section.depth;
     let side = x.abs();
     let mut hu = hu;
-    if t < 62.0 && y < 20.0 {
-        // Clavicle: rises from the breastbone to the shoulder.
-        let s = ((58.0 - t) / 34.0).clamp(0.0, 1.0);
-        let (from, to) = (mix(18.0, 96.0, (s - 0.35).max(0.0)), mix(34.0, 140.0, s.min(0.95)));
+    if t < 75.0 && y < 20.0 {
+        // Clavicle: rises from the breastbone to the shoulder, bent like an S.
         let [_, b, centre] = section.cage;
-        let front = centre - b - 9.0;
-        let d = capsule(side, y, [from, front + 0.12 * from], [to, front + 0.22 * to], 5.5);
-        hu = bone(hu, d - 6.0 * (1.0 - step(60.0, 52.0, t)), 1.8, edge);
+        let front = centre - b;
+        let bends: [Point; 4] = [
+            [20.0, front - 8.0, 58.0],
+            [58.0, front - 12.0, 44.0],
+            [98.0, front + 6.0, 30.0],
+            [142.0, front + 20.0, 24.0],
+        ];
+        for pair in bends.windows(2) {
+            hu = bone(hu, segment([side, y, t], pair[0], pair[1], [5.6, 5.6]), 1.6, edge);
+        }
     }
     if t < 165.0 && y > 10.0 {
         let [a, b, centre] = section.cage;

@@ -101,15 +101,15 @@ fn inside(section: &Section, x: f32, y: f32, texture: f32, edge: f32, fat: f32) 
 fn abdomen(section: &Section, x: f32, y: f32, texture: f32, edge: f32, fat: f32) -> f32 {
     let t = section.depth;
     let mut hu = fat;
-    let stomach = ellipsoid([x - 48.0, y + 22.0, t - 285.0], [46.0, 40.0, 62.0]);
-    let level = -38.0 + 0.05 * (t - 260.0);
+    let stomach = ellipsoid([x - 48.0, y + 28.0, t - 285.0], [50.0, 46.0, 74.0]);
+    let level = -46.0 + 0.05 * (t - 260.0);
     let content = mix(25.0 + 10.0 * texture, -960.0, cover(level - y, edge));
     let filled = mix(45.0, content, cover(stomach - 4.0, edge));
     hu = mix(hu, filled, cover(stomach, edge));
-    let spleen = ellipsoid([x - 92.0, y - 26.0, t - 280.0], [27.0, 44.0, 58.0]);
+    let spleen = ellipsoid([x - 92.0, y - 26.0, t - 280.0], [27.0, 46.0, 62.0]);
     hu = mix(hu, 51.0 + 2.0 * texture, cover(spleen, edge));
     // The liver fills the right dome and reaches over the midline in front.
-    let lobe = smax(6.0 - x, ellipse(x - 10.0, y + 52.0, 48.0, 30.0) - 0.3 * (240.0 - t).max(0.0), 10.0);
+    let lobe = smax(6.0 - x, ellipse(x - 10.0, y + 58.0, 48.0, 32.0) - 0.3 * (240.0 - t).max(0.0), 10.0);
     hu = mix(hu, 60.0 + 2.0 * texture, cover(lobe, edge));
     let spine = ellipse(x, y - section.spine_y, 34.0, 34.0);
     mix(hu, mix(fat, 50.0, step(-0.2, 0.2, texture)), cover(spine, 3.0))

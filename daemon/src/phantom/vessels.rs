@@ -3,7 +3,7 @@
 //! Owns: growing the trees and the share of each pixel that tubes cover. Never decides HU.
 
 use super::anatomy::{Anatomy, HEIGHT_MM, Section};
-use super::math::{Point, Random, cover, cube_root};
+use super::math::{Point, Random, cover, cube_root, segment};
 
 /// What a tube is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,9 +30,9 @@ pub struct Tube {
 }
 
 /// A vessel of a lung ends where it would have this radius, mm.
-const TERMINAL_RADIUS_MM: f32 = 0.5;
+const TERMINAL_RADIUS_MM: f32 = 0.52;
 /// Bronchi are drawn along arteries that feed at least so many ends.
-const BRONCHUS_ENDS_MIN: usize = 9;
+const BRONCHUS_ENDS_MIN: usize = 16;
 
 /// All tubes of a patient.
 pub fn grow(anatomy: &Anatomy, seed: u64) -> Vec<Tube> {
@@ -43,7 +43,7 @@ pub fn grow(anatomy: &Anatomy, seed: u64) -> Vec<Tube> {
         (-1.0, [-34.0, 2.0, 124.0], [-35.0, 15.0, 136.0], [-30.0, 12.0, 144.0]),
         (1.0, [34.0, 10.0, 112.0], [40.0, 19.0, 144.0], [32.0, 14.0, 142.0]),
     ] {
-        for (root, airway, ends) in [(artery, Some(bronchus), 620), (vein, None, 480)] {
+        for (root, airway, ends) in [(artery, Some(bronchus), 1300), (vein, None, 900)] {
             let mut targets = targets(anatomy, side, ends, &mut random);
             let mut tree = Tree { random: &mut random, tubes: &mut tubes };
             tree.branch(&mut targets, root, airway.map(|end| (end, 5.0)));
@@ -59,8 +59,8 @@ fn targets(anatomy: &Anatomy, side: f32, count: usize, random: &mut Random) -> V
     for _ in 0..200 * count {
         let depth = random.between(15.0, HEIGHT_MM - 15.0);
         let section = Section::new(anatomy, depth);
-        let (x, y) = (side * random.between(2.0, 130.0), random.between(-95.0, 95.0));
-        if section.inside_lung(x, y) > 3.5 {
+        let (x, y) = (side * random.between(2.0, 135.0), random.between(-110.0, 95.0));
+        if section.inside_lung(x, y) > 3.0 {
             points.push([x, y, depth]);
             if points.len() == count {
                 break;
@@ -84,7 +84,7 @@ impl Tree<'_> {
         if targets.len() == 1 {
             self.tubes.push(Tube {
                 ends: [node, targets[0]],
-                radii: [radius, 0.55 * radius],
+                radii: [radius, 0.7 * radius],
                 wall: 0.0,
                 kind: Kind::Lung,
             });
@@ -259,7 +259,7 @@ pub fn draw(tubes: &[Tube], grid: &Grid, depth: f32, thickness: f32, edge_mm: f3
                 let i = row * grid.size + column;
                 let (mut inner, mut outer) = (0.0, 0.0);
                 for offset in [-1.0 / 3.0, 0.0, 1.0 / 3.0] {
-                    let inside = inside(tube, [x, y, depth + offset * thickness]);
+                    let inside = segment([x, y, depth + offset * thickness], a, b, tube.radii);
                     inner += cover(inside, edge_mm) / 3.0;
                     outer += cover(inside + tube.wall, edge_mm) / 3.0;
                 }
@@ -275,14 +275,4 @@ pub fn draw(tubes: &[Tube], grid: &Grid, depth: f32, thickness: f32, edge_mm: f3
         }
     }
     covers
-}
-
-fn inside(tube: &Tube, p: Point) -> f32 {
-    let (a, b) = (tube.ends[0], tube.ends[1]);
-    let d: Point = std::array::from_fn(|i| b[i] - a[i]);
-    let q: Point = std::array::from_fn(|i| p[i] - a[i]);
-    let length2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-    let t = ((q[0] * d[0] + q[1] * d[1] + q[2] * d[2]) / length2.max(1e-6)).clamp(0.0, 1.0);
-    let e: Point = std::array::from_fn(|i| q[i] - t * d[i]);
-    tube.radii[0] + t * (tube.radii[1] - tube.radii[0]) - (e[0] * e[0] + e[1] * e[1] + e[2] * e[2]).sqrt()
 }
