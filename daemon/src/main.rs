@@ -1,7 +1,15 @@
 //! `triaged`: parses the command line and runs one command.
+mod appliance;
 mod commands;
+mod config;
+mod database;
 mod instance;
+mod intake;
+mod limits;
+mod outbox;
 mod phantom;
+mod pipeline;
+mod report;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -16,6 +24,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// The daemon: receive, evaluate, deliver.
+    Run(commands::run::Args),
+    /// All of it on loopback: a scanner that sends, the appliance, a console that receives.
+    Demo(commands::demo::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
     Phantom(commands::phantom::Args),
 }
@@ -23,6 +35,8 @@ enum Command {
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let result = match Cli::parse().command {
+        Command::Run(args) => commands::run::run(&args),
+        Command::Demo(args) => commands::demo::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
     };
     match result {

@@ -42,6 +42,11 @@ pub struct PreparedSlice {
 }
 
 impl PreparedSlice {
+    /// The slice on the networks' grid, windowed to [0, 1].
+    pub fn windowed(&self) -> Plane<'_> {
+        Plane::new(&self.plane, self.grid[0], self.grid[1], self.grid[1])
+    }
+
     /// Bytes that the slice holds.
     pub fn bytes(&self) -> usize {
         size_of_val::<[f32]>(&self.plane) + size_of_val::<[f32]>(&self.lungs)

@@ -1,0 +1,362 @@
+//! The appliance: wires intake, assembler, pipeline, database and outbox, and owns their threads.
+//!
+//! ```text
+//! associations ──Event──▶ assembler ──Job──▶ evaluator ──one transaction──▶ database ──▶ outbox, one thread a destination
+//!      └────spool────────────┴──prepare──▶ pipeline workers
+//! ```
+//! A panic in one of these threads aborts the process, and the service manager restarts it: better than a box that
+//! answers C-ECHO and evaluates nothing.
+use crate::config::{self, Config};
+use crate::database::{Database, ResultRow, StudyKey};
+use crate::instance::Instance;
+use crate::intake::assembler::{Assembly, Completed, QuietTimes};
+use crate::intake::spool::Spool;
+use crate::intake::{Event, Intake, now_ms};
+use crate::outbox::{self, Delivered};
+use crate::pipeline::{Finished, Pipeline, Progress};
+use crate::report;
+use anyhow::Context;
+use engine::{Analyzer, Choice, Zoo};
+use log::{error, info, warn};
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use study::{InputRange, NotEvaluated, Outcome, StudyUid, Verdict};
+
+/// Evaluations that may begin before a study is given up: one that ends the process each time must not do so for ever.
+const ATTEMPTS_MAX: u32 = 3;
+/// How often the janitor looks for images that may go.
+const JANITOR_PERIOD: Duration = Duration::from_secs(60);
+/// Longest wait of the assembler: bounds the time until it sees that it should end.
+const ASSEMBLER_WAIT: Duration = Duration::from_secs(1);
+
+/// What the appliance tells whoever watches it.
+pub enum Notice {
+    /// A study is complete and its evaluation begins.
+    Complete(StudyUid, Completed, usize),
+    /// The evaluation goes on.
+    Progress(Progress),
+    /// A study has an outcome.
+    Outcome(Box<Outcome>),
+    /// A result was accepted.
+    Delivered(Delivered),
+}
+
+/// A complete study on its way to the evaluator.
+struct Job {
+    key: StudyKey,
+    study: StudyUid,
+    instances: Vec<Arc<Instance>>,
+    completed: Completed,
+}
+
+/// A running appliance.
+pub struct Appliance {
+    /// Where it listens.
+    pub address: SocketAddr,
+    intake: Arc<Intake>,
+    threads: Vec<JoinHandle<()>>,
+    wakes: Arc<Mutex<Vec<Sender<()>>>>,
+    stop_janitor: Sender<()>,
+}
+
+/// Loads the networks that the configuration names.
+pub fn analyzer(zoo: Option<&std::path::Path>, choice: Choice, threads: usize) -> anyhow::Result<Arc<Analyzer>> {
+    let dir = zoo.map_or_else(engine::default_zoo_dir, std::path::Path::to_path_buf);
+    let zoo = Zoo::open(&dir).with_context(|| format!("models in {}", dir.display()))?;
+    Ok(Arc::new(Analyzer::new(zoo, choice, threads)?))
+}
+
+/// Threads to use: as configured, else one a core.
+pub fn threads(configured: Option<usize>) -> usize {
+    configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+impl Appliance {
+    /// Starts everything; `notices` hears what happens.
+    pub fn start(config: &Config, notices: Sender<Notice>) -> anyhow::Result<Self> {
+        let threads = threads(config.engine.threads);
+        let analyzer = analyzer(config.engine.zoo.as_deref(), Choice::Auto, threads)?;
+        let pipeline = Pipeline::new(analyzer, config.policy, threads)?;
+        std::fs::create_dir_all(&config.storage.dir)
+            .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;
+        let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
+        let spool = Arc::new(Spool::open(&config.storage.dir.join("spool"), config.storage.min_free_mib)?);
+        let listener = TcpListener::bind(config.dicom.listen)
+            .with_context(|| format!("cannot listen on dicom.listen {}", config.dicom.listen))?;
+        let address = listener.local_addr()?;
+
+        let (events, assembler_events) = mpsc::sync_channel(crate::limits::EVENTS_MAX);
+        let intake = Intake::new(config.clone(), Arc::clone(&spool), Arc::clone(&database), events);
+        let mut threads = Vec::new();
+        let wakes = Arc::new(Mutex::new(Vec::new()));
+        threads.extend(start_outbox(config, &database, &wakes, &notices)?);
+
+        let (jobs, evaluator_jobs) = mpsc::channel();
+        let evaluator = Evaluator {
+            database: Arc::clone(&database),
+            pipeline: Arc::clone(&pipeline),
+            destinations: config.destinations.iter().map(|d| d.name.clone()).collect(),
+            station: config.dicom.ae_title.clone(),
+            wakes: Arc::clone(&wakes),
+            notices: notices.clone(),
+        };
+        threads.push(critical("evaluator", move || evaluator.run(&evaluator_jobs))?);
+        let driver = AssemblerDriver {
+            range: pipeline.input_range(),
+            quiet: QuietTimes {
+                short: config::seconds(config.completion.quiet_short_s),
+                long: config::seconds(config.completion.quiet_long_s),
+            },
+            database: Arc::clone(&database),
+            spool: Arc::clone(&spool),
+            intake: Arc::clone(&intake),
+            pipeline,
+            jobs,
+            assemblies: HashMap::new(),
+        };
+        threads.push(critical("assembler", move || driver.run(&assembler_events))?);
+        intake.recover()?;
+        let (stop_janitor, janitor_stop) = mpsc::channel();
+        let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
+        threads.push(critical("janitor", move || janitor(&database, &spool, keep_ms, &janitor_stop))?);
+        let listening = Arc::clone(&intake);
+        threads.push(critical("listener", move || Ok(listening.listen(&listener)?))?);
+        info!("listening as {} on {address}", config.dicom.ae_title);
+        Ok(Self { address, intake, threads, wakes, stop_janitor })
+    }
+
+    /// Stops accepting and ends every thread. What is unfinished is finished after the next start.
+    pub fn stop(mut self) {
+        self.intake.stop(self.address);
+        drop(self.stop_janitor);
+        self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        for thread in self.threads.drain(..) {
+            // `critical` aborts on a panic, so there is none to report.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A thread whose end by error or panic ends the process.
+fn critical(
+    name: &'static str,
+    run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                error!("{name}: {error:#}; ending, so that the service manager restarts the daemon");
+                std::process::abort();
+            }
+            Err(_) => std::process::abort(),
+        }
+    })
+}
+
+fn start_outbox(
+    config: &Config,
+    database: &Arc<Database>,
+    wakes: &Arc<Mutex<Vec<Sender<()>>>>,
+    notices: &Sender<Notice>,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    for destination in config.destinations.clone() {
+        let (wake, woken) = mpsc::channel();
+        wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wake);
+        let (database, notices) = (Arc::clone(database), notices.clone());
+        let calling = config.dicom.ae_title.parse()?;
+        threads.push(critical("outbox", move || {
+            // Nobody may be watching.
+            let tell = |delivered| drop(notices.send(Notice::Delivered(delivered)));
+            outbox::deliver(&database, &destination, &calling, &woken, &tell)
+        })?);
+    }
+    Ok(threads)
+}
+
+/// Runs the assembler: one thread owns every assembly.
+struct AssemblerDriver {
+    range: InputRange,
+    quiet: QuietTimes,
+    database: Arc<Database>,
+    spool: Arc<Spool>,
+    intake: Arc<Intake>,
+    pipeline: Arc<Pipeline>,
+    jobs: Sender<Job>,
+    assemblies: HashMap<StudyUid, (StudyKey, Assembly)>,
+}
+
+impl AssemblerDriver {
+    fn run(mut self, events: &Receiver<Event>) -> anyhow::Result<()> {
+        for key in self.database.unfinished()? {
+            self.reopen(key, Instant::now())?;
+        }
+        loop {
+            let wait = self.complete()?;
+            match events.recv_timeout(wait.min(ASSEMBLER_WAIT)) {
+                Ok(event) => self.take(event)?,
+                Err(RecvTimeoutError::Timeout) if self.intake.is_stopping() => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> anyhow::Result<()> {
+        let now = Instant::now();
+        match event {
+            Event::Ended { association, released } => {
+                for (_, assembly) in self.assemblies.values_mut() {
+                    assembly.ended(association, released, now);
+                }
+            }
+            Event::Arrived { association, key, instance } => {
+                let study = instance.header.study.clone();
+                if !self.assemblies.contains_key(&study) {
+                    // The first slice, or a late one: whatever the spool has belongs to it.
+                    self.reopen(key, now)?;
+                }
+                self.pipeline.prepare(Arc::clone(&instance));
+                let (_, assembly) = self.assemblies.entry(study.clone()).or_insert_with(|| (key, Assembly::new(now)));
+                assembly.arrived(instance, association, now);
+                self.intake.taken(&study);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins an assembly from what the spool has of a study.
+    fn reopen(&mut self, key: StudyKey, now: Instant) -> anyhow::Result<()> {
+        for path in self.spool.instances(key)? {
+            match Instance::read(&path) {
+                Ok(instance) => {
+                    let instance = Arc::new(instance);
+                    let study = instance.header.study.clone();
+                    let (_, assembly) = self.assemblies.entry(study).or_insert_with(|| (key, Assembly::new(now)));
+                    assembly.arrived(instance, None, now);
+                }
+                Err(error) => warn!("spooled instance can't be read: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over every study that is complete; returns the time until the next may be.
+    fn complete(&mut self) -> anyhow::Result<Duration> {
+        let now = Instant::now();
+        let mut wait = ASSEMBLER_WAIT;
+        let mut complete = Vec::new();
+        for (study, (_, assembly)) in &mut self.assemblies {
+            match assembly.completed(now, self.quiet, &self.range) {
+                Ok(why) => complete.push((study.clone(), why)),
+                Err(due) => wait = wait.min(due.saturating_duration_since(now)),
+            }
+        }
+        for (study, completed) in complete {
+            let Some((key, _)) = self.assemblies.get(&study) else { continue };
+            // An instance that was acknowledged but has not come through the channel yet belongs to this revision.
+            if !self.intake.evaluation_begins(&study, *key)? {
+                wait = Duration::ZERO;
+                continue;
+            }
+            let Some((key, assembly)) = self.assemblies.remove(&study) else { continue };
+            let instances: Vec<_> = assembly.instances().cloned().collect();
+            info!("study {study}: complete with {} instances ({completed:?})", instances.len());
+            if self.jobs.send(Job { key, study, instances, completed }).is_err() {
+                anyhow::bail!("the evaluator has stopped");
+            }
+        }
+        Ok(wait)
+    }
+}
+
+/// Evaluates complete studies, one after the other.
+struct Evaluator {
+    database: Arc<Database>,
+    pipeline: Arc<Pipeline>,
+    destinations: Vec<String>,
+    station: String,
+    wakes: Arc<Mutex<Vec<Sender<()>>>>,
+    notices: Sender<Notice>,
+}
+
+impl Evaluator {
+    fn run(&self, jobs: &Receiver<Job>) -> anyhow::Result<()> {
+        while let Ok(job) = jobs.recv() {
+            self.evaluate(&job)?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(&self, job: &Job) -> anyhow::Result<()> {
+        self.tell(Notice::Complete(job.study.clone(), job.completed, job.instances.len()));
+        let attempts = self.database.begin_attempt(job.key)?;
+        let finished = if attempts > ATTEMPTS_MAX {
+            Finished {
+                outcome: Outcome {
+                    study_uid: job.study.clone(),
+                    series_uid: None,
+                    verdict: Verdict::NotEvaluated(NotEvaluated::Engine {
+                        what: format!("{} evaluations of this study ended the daemon", attempts - 1),
+                    }),
+                    timings_ms: Default::default(),
+                },
+                evaluation: None,
+            }
+        } else {
+            let tell = Mutex::new(self.notices.clone());
+            self.pipeline.finish(&job.study, &job.instances, &|progress| {
+                // Nobody may be watching.
+                let _ = tell.lock().unwrap_or_else(std::sync::PoisonError::into_inner).send(Notice::Progress(progress));
+            })
+        };
+        let revision = self.database.next_revision(job.key)?;
+        let results: Vec<ResultRow> = report::results(&finished, &job.instances, revision, &self.station);
+        self.database.finish(job.key, revision, &finished.outcome, &results, &self.destinations, now_ms())?;
+        let line = serde_json::to_string(&finished.outcome)?;
+        info!("study {} revision {revision}: {line}", job.study);
+        for wake in self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+            // A closed channel means that the appliance stops; the rows wait in the database.
+            let _ = wake.send(());
+        }
+        self.tell(Notice::Outcome(Box::new(finished.outcome)));
+        Ok(())
+    }
+
+    fn tell(&self, notice: Notice) {
+        // Nobody may be watching.
+        let _ = self.notices.send(notice);
+    }
+}
+
+/// Deletes the images of finished studies: after their time, or when space runs short, oldest first.
+fn janitor(database: &Database, spool: &Spool, keep_ms: i64, stop: &Receiver<()>) -> anyhow::Result<()> {
+    loop {
+        for key in database.expendable(now_ms() - keep_ms)? {
+            delete_images(database, spool, key)?;
+        }
+        for key in database.expendable(now_ms())? {
+            if !spool.is_short()? {
+                break;
+            }
+            warn!("storage runs short: the images of study {} go before their time", key.0);
+            delete_images(database, spool, key)?;
+        }
+        if !matches!(stop.recv_timeout(JANITOR_PERIOD), Err(RecvTimeoutError::Timeout)) {
+            return Ok(());
+        }
+    }
+}
+
+fn delete_images(database: &Database, spool: &Spool, key: StudyKey) -> anyhow::Result<()> {
+    if database.claim_images(key)? {
+        spool.delete(key)?;
+        info!("images of study {} deleted", key.0);
+    }
+    Ok(())
+}

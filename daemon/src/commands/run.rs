@@ -1,0 +1,46 @@
+//! `triaged run`: the daemon.
+use crate::appliance::Appliance;
+use crate::config::Config;
+use log::{info, warn};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Arguments of `triaged run`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    info!("effective configuration:\n{}", toml::to_string(&config)?);
+    if config.dicom.callers.iter().any(|c| c == "*") {
+        warn!("dicom.callers is [\"*\"]: every AE title may send");
+    }
+    if config.destinations.is_empty() {
+        warn!("no [[destination]]: outcomes are kept in the database and the log, and sent to nobody");
+    }
+    let (stop, stopped) = mpsc::channel();
+    ctrlc::set_handler(move || {
+        // A second signal finds the channel closed; the first one counts.
+        let _ = stop.send(());
+    })?;
+    let (notices, ignored) = mpsc::channel();
+    drop(ignored);
+    let appliance = Appliance::start(&config, notices)?;
+    let ready = [sd_notify::NotifyState::Ready];
+    if let Err(error) = sd_notify::notify(false, &ready) {
+        warn!("service manager not told that we are ready: {error}");
+    }
+    // The line that scripts wait for; the port may have been chosen by the system.
+    println!("listening on {}", appliance.address);
+    while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(3600)) {}
+    info!("stopping");
+    appliance.stop();
+    Ok(ExitCode::SUCCESS)
+}

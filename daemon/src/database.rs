@@ -1,0 +1,398 @@
+//! The appliance's memory: studies and their outcomes, results and their delivery. SQLite, WAL, `synchronous=FULL`.
+//!
+//! Owns the schema and every statement. It never holds images: they are in the spool. An outcome, its results and
+//! the rows of the outbox are written in one transaction, so that after a power failure a study is either still to
+//! be evaluated or has all of its results waiting for delivery.
+//!
+//! ```text
+//! studies.state:  receiving ──complete──▶ evaluating ──outcome──▶ done
+//!                     ▲                        │                    │
+//!                     └────── a late slice ────┴────────────────────┘
+//! ```
+use rusqlite::{Connection, OptionalExtension, params};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use study::{Outcome, StudyUid};
+
+/// Version of the schema, in SQLite's `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE studies (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    study_uid   TEXT NOT NULL UNIQUE,
+    state       TEXT NOT NULL CHECK (state IN ('receiving', 'evaluating', 'done')),
+    arrived_ms  INTEGER NOT NULL,
+    done_ms     INTEGER,
+    images_deleted INTEGER NOT NULL DEFAULT 0,
+    attempts    INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE outcomes (
+    study_id    INTEGER NOT NULL REFERENCES studies (id),
+    revision    INTEGER NOT NULL,
+    outcome     TEXT NOT NULL,
+    at_ms       INTEGER NOT NULL,
+    PRIMARY KEY (study_id, revision)
+);
+CREATE TABLE results (
+    id                  INTEGER PRIMARY KEY AUTOINCREMENT,
+    study_id            INTEGER NOT NULL REFERENCES studies (id),
+    revision            INTEGER NOT NULL,
+    sop_class_uid       TEXT NOT NULL,
+    sop_instance_uid    TEXT NOT NULL UNIQUE,
+    transfer_syntax_uid TEXT NOT NULL,
+    data_set            BLOB NOT NULL
+);
+CREATE TABLE outbox (
+    result_id       INTEGER NOT NULL REFERENCES results (id),
+    destination     TEXT NOT NULL,
+    state           TEXT NOT NULL CHECK (state IN ('waiting', 'delivered')),
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    next_attempt_ms INTEGER NOT NULL,
+    last_error      TEXT,
+    delivered_ms    INTEGER,
+    PRIMARY KEY (result_id, destination)
+);
+CREATE INDEX outbox_waiting ON outbox (destination, next_attempt_ms) WHERE state = 'waiting';
+";
+
+/// What can go wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// SQLite said so.
+    #[error("database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file was written by a newer version.
+    #[error("the database has schema {found}, this version knows {SCHEMA_VERSION}; it was written by a newer version of triaged")]
+    Newer {
+        /// The schema's version found.
+        found: i64,
+    },
+}
+
+/// The key of a study on this box; also the name of its folder in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StudyKey(pub i64);
+
+/// A result as it will be sent: the same bytes at every attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResultRow {
+    /// SOP Class UID.
+    pub sop_class_uid: String,
+    /// SOP Instance UID.
+    pub sop_instance_uid: String,
+    /// Transfer Syntax UID of the data set.
+    pub transfer_syntax_uid: String,
+    /// The data set, encoded, without the file's head.
+    pub data_set: Vec<u8>,
+}
+
+/// A delivery that is due.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// Row of the result.
+    pub result_id: i64,
+    /// The study it belongs to.
+    pub study_uid: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// What is sent.
+    pub result: ResultRow,
+}
+
+/// A handle to the database; every thread shares one.
+pub struct Database {
+    connection: Mutex<Connection>,
+}
+
+impl Database {
+    /// Opens or creates the file.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]: not a database, no space, or written by a newer version.
+    pub fn open(path: &Path) -> Result<Self, DatabaseError> {
+        let mut connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // Promise 3: what was acknowledged survives a power failure.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match found {
+            0 => {
+                let transaction = connection.transaction()?;
+                transaction.execute_batch(SCHEMA)?;
+                transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+                transaction.commit()?;
+            }
+            SCHEMA_VERSION => {}
+            found => return Err(DatabaseError::Newer { found }),
+        }
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic in another thread leaves no half transaction: SQLite rolled it back.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The study's key, made if it is new; its state becomes `receiving`, so that it is evaluated (again).
+    pub fn receive(&self, study: &StudyUid, now_ms: i64) -> Result<StudyKey, DatabaseError> {
+        let connection = self.lock();
+        let id = connection.query_row(
+            "INSERT INTO studies (study_uid, state, arrived_ms) VALUES (?1, 'receiving', ?2)
+             ON CONFLICT (study_uid) DO UPDATE SET state = 'receiving', images_deleted = 0, attempts = 0 RETURNING id",
+            params![study.as_str(), now_ms],
+            |row| row.get(0),
+        )?;
+        Ok(StudyKey(id))
+    }
+
+    /// The key of a known study.
+    pub fn key(&self, study: &StudyUid) -> Result<Option<StudyKey>, DatabaseError> {
+        Ok(self
+            .lock()
+            .query_row("SELECT id FROM studies WHERE study_uid = ?1", [study.as_str()], |row| row.get(0))
+            .optional()?
+            .map(StudyKey))
+    }
+
+    /// Marks a complete study as being evaluated.
+    pub fn evaluate(&self, key: StudyKey) -> Result<(), DatabaseError> {
+        self.lock().execute("UPDATE studies SET state = 'evaluating' WHERE id = ?1", [key.0])?;
+        Ok(())
+    }
+
+    /// Counts an evaluation that begins, and returns how many have begun since the last slice.
+    pub fn begin_attempt(&self, key: StudyKey) -> Result<u32, DatabaseError> {
+        Ok(self.lock().query_row(
+            "UPDATE studies SET attempts = attempts + 1 WHERE id = ?1 RETURNING attempts",
+            [key.0],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// The revision that the next outcome of a study will have, from 1.
+    pub fn next_revision(&self, key: StudyKey) -> Result<u32, DatabaseError> {
+        Ok(self.lock().query_row(
+            "SELECT 1 + COALESCE(MAX(revision), 0) FROM outcomes WHERE study_id = ?1",
+            [key.0],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Writes an outcome with its results and their deliveries, in one transaction. The study is done, unless a
+    /// late slice has made it `receiving` again.
+    pub fn finish(
+        &self,
+        key: StudyKey,
+        revision: u32,
+        outcome: &Outcome,
+        results: &[ResultRow],
+        destinations: &[String],
+        now_ms: i64,
+    ) -> Result<(), DatabaseError> {
+        let text = serde_json::to_string(outcome).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute(
+            "INSERT INTO outcomes (study_id, revision, outcome, at_ms) VALUES (?1, ?2, ?3, ?4)",
+            params![key.0, revision, text, now_ms],
+        )?;
+        for result in results {
+            let id: i64 = transaction.query_row(
+                "INSERT INTO results (study_id, revision, sop_class_uid, sop_instance_uid, transfer_syntax_uid, data_set)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id",
+                params![
+                    key.0,
+                    revision,
+                    result.sop_class_uid,
+                    result.sop_instance_uid,
+                    result.transfer_syntax_uid,
+                    result.data_set
+                ],
+                |row| row.get(0),
+            )?;
+            for destination in destinations {
+                transaction.execute(
+                    "INSERT INTO outbox (result_id, destination, state, next_attempt_ms) VALUES (?1, ?2, 'waiting', ?3)",
+                    params![id, destination, now_ms],
+                )?;
+            }
+        }
+        transaction.execute(
+            "UPDATE studies SET state = 'done', done_ms = ?2 WHERE id = ?1 AND state = 'evaluating'",
+            params![key.0, now_ms],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Studies that have no outcome for all of their slices: what a restart goes on with.
+    pub fn unfinished(&self) -> Result<Vec<StudyKey>, DatabaseError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare("SELECT id FROM studies WHERE state <> 'done' ORDER BY id")?;
+        let rows = statement.query_map([], |row| row.get(0).map(StudyKey))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The delivery for a destination that has been due for longest.
+    pub fn due(&self, destination: &str, now_ms: i64) -> Result<Option<Delivery>, DatabaseError> {
+        Ok(self
+            .lock()
+            .query_row(
+                "SELECT r.id, s.study_uid, o.attempts, r.sop_class_uid, r.sop_instance_uid, r.transfer_syntax_uid, r.data_set
+                 FROM outbox o JOIN results r ON r.id = o.result_id JOIN studies s ON s.id = r.study_id
+                 WHERE o.destination = ?1 AND o.state = 'waiting' AND o.next_attempt_ms <= ?2
+                 ORDER BY o.next_attempt_ms, r.id LIMIT 1",
+                params![destination, now_ms],
+                |row| {
+                    Ok(Delivery {
+                        result_id: row.get(0)?,
+                        study_uid: row.get(1)?,
+                        attempts: row.get(2)?,
+                        result: ResultRow {
+                            sop_class_uid: row.get(3)?,
+                            sop_instance_uid: row.get(4)?,
+                            transfer_syntax_uid: row.get(5)?,
+                            data_set: row.get(6)?,
+                        },
+                    })
+                },
+            )
+            .optional()?)
+    }
+
+    /// Marks a delivery as accepted by its destination.
+    pub fn delivered(&self, result_id: i64, destination: &str, now_ms: i64) -> Result<(), DatabaseError> {
+        self.lock().execute(
+            "UPDATE outbox SET state = 'delivered', attempts = attempts + 1, delivered_ms = ?3, last_error = NULL
+             WHERE result_id = ?1 AND destination = ?2",
+            params![result_id, destination, now_ms],
+        )?;
+        Ok(())
+    }
+
+    /// Puts a delivery that failed off to a later time.
+    pub fn put_off(
+        &self,
+        result_id: i64,
+        destination: &str,
+        next_attempt_ms: i64,
+        error: &str,
+    ) -> Result<(), DatabaseError> {
+        self.lock().execute(
+            "UPDATE outbox SET attempts = attempts + 1, next_attempt_ms = ?3, last_error = ?4
+             WHERE result_id = ?1 AND destination = ?2",
+            params![result_id, destination, next_attempt_ms, error],
+        )?;
+        Ok(())
+    }
+
+    /// The time of a destination's next delivery, if any waits.
+    pub fn next_due_ms(&self, destination: &str) -> Result<Option<i64>, DatabaseError> {
+        Ok(self.lock().query_row(
+            "SELECT MIN(next_attempt_ms) FROM outbox WHERE destination = ?1 AND state = 'waiting'",
+            [destination],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Finished studies whose images may go: done before `done_before_ms`, every result delivered; oldest first.
+    pub fn expendable(&self, done_before_ms: i64) -> Result<Vec<StudyKey>, DatabaseError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare(
+            "SELECT id FROM studies s WHERE state = 'done' AND images_deleted = 0 AND done_ms < ?1 AND NOT EXISTS (
+                 SELECT 1 FROM outbox o JOIN results r ON r.id = o.result_id
+                 WHERE r.study_id = s.id AND o.state = 'waiting')
+             ORDER BY done_ms",
+        )?;
+        let rows = statement.query_map([done_before_ms], |row| row.get(0).map(StudyKey))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Notes that a study's images were deleted; `false` if it is being received again, and they must stay.
+    pub fn claim_images(&self, key: StudyKey) -> Result<bool, DatabaseError> {
+        let changed = self.lock().execute(
+            "UPDATE studies SET images_deleted = 1 WHERE id = ?1 AND state = 'done'",
+            [key.0],
+        )?;
+        Ok(changed == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use study::{NotEvaluated, Verdict};
+
+    fn outcome(study: &StudyUid) -> Outcome {
+        Outcome {
+            study_uid: study.clone(),
+            series_uid: None,
+            verdict: Verdict::NotEvaluated(NotEvaluated::NoCt),
+            timings_ms: Default::default(),
+        }
+    }
+
+    fn result(uid: &str) -> ResultRow {
+        ResultRow {
+            sop_class_uid: "1.2.840.10008.5.1.4.1.1.7".into(),
+            sop_instance_uid: uid.into(),
+            transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
+            data_set: vec![1, 2, 3],
+        }
+    }
+
+    #[test]
+    fn a_study_from_reception_to_delivery() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(&dir.path().join("db")).unwrap();
+        let study = StudyUid::new("1.2.3").unwrap();
+        let key = database.receive(&study, 1).unwrap();
+        assert_eq!(database.receive(&study, 2).unwrap(), key);
+        assert_eq!(database.unfinished().unwrap(), [key]);
+        database.evaluate(key).unwrap();
+        let to = ["pacs".to_owned(), "console".to_owned()];
+        database.finish(key, 1, &outcome(&study), &[result("1.9")], &to, 10).unwrap();
+        assert!(database.unfinished().unwrap().is_empty());
+        assert_eq!(database.next_revision(key).unwrap(), 2);
+        assert!(database.expendable(1000).unwrap().is_empty(), "results still wait");
+
+        let due = database.due("pacs", 10).unwrap().unwrap();
+        assert_eq!((due.result, due.attempts), (result("1.9"), 0));
+        database.put_off(due.result_id, "pacs", 500, "refused").unwrap();
+        assert_eq!(database.due("pacs", 499).unwrap(), None);
+        assert_eq!(database.next_due_ms("pacs").unwrap(), Some(500));
+        assert_eq!(database.due("pacs", 500).unwrap().unwrap().attempts, 1);
+        database.delivered(due.result_id, "pacs", 501).unwrap();
+        database.delivered(due.result_id, "console", 501).unwrap();
+        assert_eq!(database.next_due_ms("pacs").unwrap(), None);
+        assert_eq!(database.expendable(1000).unwrap(), [key]);
+        assert!(database.claim_images(key).unwrap());
+        assert!(database.expendable(1000).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_slice_that_arrives_during_the_evaluation_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let database = Database::open(&path).unwrap();
+        let study = StudyUid::new("1.2.3").unwrap();
+        let key = database.receive(&study, 1).unwrap();
+        database.evaluate(key).unwrap();
+        database.receive(&study, 2).unwrap();
+        database.finish(key, 1, &outcome(&study), &[], &[], 10).unwrap();
+        assert!(!database.claim_images(key).unwrap());
+        drop(database);
+        // … nor by a restart.
+        assert_eq!(Database::open(&path).unwrap().unfinished().unwrap(), [key]);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(Database::open(&path).err().unwrap().to_string().contains("schema 99"));
+    }
+}

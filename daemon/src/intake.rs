@@ -1,0 +1,368 @@
+//! The intake: associations, and what they store.
+//!
+//! Owns the listener and a thread for each association; an instance is acknowledged only after the spool has synced
+//! it and the database knows that its study is to be evaluated. It never decides when a study is complete (the
+//! assembler does) and never waits for the networks.
+pub mod assembler;
+mod sop_classes;
+pub mod spool;
+
+use crate::config::{self, Config};
+use crate::database::{Database, DatabaseError, StudyKey};
+use crate::instance::{self, Instance};
+use crate::limits;
+use assembler::AssociationId;
+use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, StoreRequest, accept};
+use dimse::{AssociationError, FileHead, Rejection, Status, uids, write_file_head};
+use log::{info, warn};
+use sop_classes::STORAGE_CLASSES;
+use spool::{Filed, Spool, SpoolError};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use study::StudyUid;
+
+/// What the intake tells the assembler.
+pub enum Event {
+    /// An instance was stored.
+    Arrived {
+        /// On which association; `None` when it was recovered from the spool.
+        association: Option<AssociationId>,
+        /// Its study.
+        key: StudyKey,
+        /// The instance.
+        instance: Arc<Instance>,
+    },
+    /// An association ended.
+    Ended {
+        /// Which.
+        association: AssociationId,
+        /// Whether it was released, not aborted or lost.
+        released: bool,
+    },
+}
+
+/// Why an instance was not stored.
+#[derive(Debug, thiserror::Error)]
+enum StoreError {
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Unreadable(#[from] instance::InstanceError),
+    #[error("the data set holds SOP Instance UID {found}, the command {announced}")]
+    OtherInstance { found: String, announced: String },
+    #[error("the study has {} instances already", limits::INSTANCES_PER_STUDY_MAX)]
+    TooManyInstances,
+    #[error("the assembler has stopped")]
+    Stopped,
+}
+
+impl StoreError {
+    /// The status of the C-STORE response (PS3.4 table B.2-1) and a comment that does not name a path.
+    fn status(&self) -> (Status, &'static str) {
+        match self {
+            Self::Spool(SpoolError::Full { .. }) => (Status::OUT_OF_RESOURCES, "disk nearly full"),
+            Self::Spool(_) | Self::Database(_) | Self::Stopped => (Status::OUT_OF_RESOURCES, "could not be stored"),
+            Self::TooManyInstances => (Status::OUT_OF_RESOURCES, "too many instances in the study"),
+            Self::Unreadable(_) => (Status::CANNOT_UNDERSTAND, "data set could not be read"),
+            Self::OtherInstance { .. } => (Status::DATASET_MISMATCH, "SOP Instance UID differs from the command"),
+        }
+    }
+}
+
+/// A study that is `receiving` in the database.
+#[derive(Clone, Copy)]
+struct Receiving {
+    key: StudyKey,
+    instances: usize,
+    /// Instances that were filed and that the assembler has not taken yet.
+    in_flight: usize,
+}
+
+/// Shared by the associations.
+pub struct Intake {
+    config: Config,
+    spool: Arc<Spool>,
+    database: Arc<Database>,
+    events: SyncSender<Event>,
+    open: AtomicUsize,
+    next_association: AtomicU64,
+    stopping: AtomicBool,
+    /// Studies that are `receiving` in the database: their state need not be written again.
+    receiving: Mutex<HashMap<StudyUid, Receiving>>,
+}
+
+impl Intake {
+    /// An intake that stores into `spool` and tells `events`.
+    pub fn new(config: Config, spool: Arc<Spool>, database: Arc<Database>, events: SyncSender<Event>) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            spool,
+            database,
+            events,
+            open: AtomicUsize::new(0),
+            next_association: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            receiving: Mutex::default(),
+        })
+    }
+
+    /// Accepts connections until [`Intake::stop`].
+    pub fn listen(self: &Arc<Self>, listener: &TcpListener) -> io::Result<()> {
+        for stream in listener.incoming() {
+            if self.stopping.load(Ordering::SeqCst) {
+                break;
+            }
+            match stream {
+                Ok(stream) => {
+                    // Bounds the threads, whatever connects; associations over the configured number are refused
+                    // in the protocol's words by the policy below.
+                    if self.open.load(Ordering::SeqCst) >= 2 * limits::ASSOCIATIONS_MAX {
+                        warn!("connection refused: {} are open", self.open.load(Ordering::SeqCst));
+                        continue;
+                    }
+                    self.open.fetch_add(1, Ordering::SeqCst);
+                    let intake = Arc::clone(self);
+                    std::thread::Builder::new().name("association".into()).spawn(move || {
+                        intake.serve(stream);
+                        intake.open.fetch_sub(1, Ordering::SeqCst);
+                    })?;
+                }
+                // Out of file descriptors, say: it passes.
+                Err(error) => {
+                    warn!("accept: {error}");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends [`Intake::listen`]; `address` is where it listens.
+    pub fn stop(&self, address: SocketAddr) {
+        self.stopping.store(true, Ordering::SeqCst);
+        // Wakes `accept`; whether it answers does not matter.
+        drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+    }
+
+    /// Whether [`Intake::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// The assembler has taken an instance of the study.
+    pub fn taken(&self, study: &StudyUid) {
+        if let Some(receiving) = self.receiving().get_mut(study) {
+            receiving.in_flight = receiving.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Marks a study as being evaluated, so that its next instance counts as a late one. `false`, and nothing is
+    /// marked, while an acknowledged instance is still on its way to the assembler.
+    pub fn evaluation_begins(&self, study: &StudyUid, key: StudyKey) -> Result<bool, DatabaseError> {
+        let mut receiving = self.receiving();
+        if receiving.get(study).is_some_and(|r| r.in_flight > 0) {
+            return Ok(false);
+        }
+        self.database.evaluate(key)?;
+        receiving.remove(study);
+        Ok(true)
+    }
+
+    fn receiving(&self) -> MutexGuard<'_, HashMap<StudyUid, Receiving>> {
+        // Each change is one step: a panic elsewhere leaves nothing half done.
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, stream: TcpStream) {
+        let id = AssociationId(self.next_association.fetch_add(1, Ordering::Relaxed));
+        let acceptor = AcceptorConfig {
+            artim_timeout: config::seconds(self.config.dicom.association_request_timeout_s),
+            idle_timeout: config::seconds(self.config.dicom.idle_timeout_s),
+            ..AcceptorConfig::default()
+        };
+        let syntaxes = instance::TRANSFER_SYNTAXES;
+        let contexts: Vec<(&str, &[&str])> = std::iter::once((uids::VERIFICATION, syntaxes))
+            .chain(STORAGE_CLASSES.iter().map(|class| (*class, syntaxes)))
+            .collect();
+        let peer = stream.peer_addr().map_or_else(|_| "unknown".into(), |a| a.to_string());
+        let accepted = accept(stream, &acceptor, &contexts, |request| {
+            self.policy(request.calling.as_str(), request.called.as_str())
+        });
+        let mut association = match accepted {
+            Ok(association) => association,
+            Err(error) => return warn!("association {} from {peer} not established: {error}", id.0),
+        };
+        info!("association {} from {} at {peer}", id.0, association.request().calling);
+        let mut stored = 0;
+        let end = self.messages(&mut association, id, &mut stored);
+        match &end {
+            Ok(()) => info!("association {} released, {stored} instances", id.0),
+            Err(error) => warn!("association {} from {peer} ended after {stored} instances: {error}", id.0),
+        }
+        // An assembler that has stopped needs no news: the spool has everything for the next start.
+        let _ = self.events.send(Event::Ended { association: id, released: end.is_ok() });
+    }
+
+    fn policy(&self, calling: &str, called: &str) -> Result<(), Rejection> {
+        if !self.config.called().any(|title| title == called) {
+            return Err(Rejection::CALLED_AE_NOT_RECOGNIZED);
+        }
+        if !self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling) {
+            return Err(Rejection::CALLING_AE_NOT_RECOGNIZED);
+        }
+        if self.open.load(Ordering::SeqCst) > self.config.dicom.associations_max {
+            return Err(Rejection::TEMPORARY_CONGESTION);
+        }
+        Ok(())
+    }
+
+    fn messages(
+        &self,
+        association: &mut AcceptedAssociation,
+        id: AssociationId,
+        stored: &mut usize,
+    ) -> Result<(), AssociationError> {
+        while let Some(message) = association.next()? {
+            match message {
+                Message::Echo(echo) => association.respond_echo(&echo, Status::SUCCESS)?,
+                Message::Store(store) => {
+                    let result = self.receive(association, &store, id)?;
+                    let (status, comment) = match &result {
+                        Ok(()) => (Status::SUCCESS, None),
+                        Err(error) => {
+                            warn!("association {}: instance {} refused: {error}", id.0, store.sop_instance_uid);
+                            let (status, comment) = error.status();
+                            (status, Some(comment))
+                        }
+                    };
+                    *stored += usize::from(result.is_ok());
+                    association.respond_store(&store, status, comment)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Streams one data set to the spool. The outer error ends the association, the inner one is answered.
+    fn receive(
+        &self,
+        association: &mut AcceptedAssociation,
+        store: &StoreRequest,
+        id: AssociationId,
+    ) -> Result<Result<(), StoreError>, AssociationError> {
+        let mut part = match self.spool.begin() {
+            Ok(part) => part,
+            Err(error) => {
+                association.read_data_set(&mut io::sink(), 0)?;
+                return Ok(Err(error.into()));
+            }
+        };
+        let implementation = dimse::Implementation::default();
+        let (calling, called) = (association.request().calling.clone(), association.request().called.clone());
+        let head = FileHead {
+            sop_class_uid: &store.sop_class_uid,
+            sop_instance_uid: &store.sop_instance_uid,
+            transfer_syntax: &store.context.transfer_syntax,
+            sending_ae_title: Some(calling.as_str()),
+            receiving_ae_title: Some(called.as_str()),
+            implementation: &implementation,
+        };
+        let io_error = |part: &spool::Part, source| SpoolError::Io { path: part.path().to_owned(), source };
+        if let Err(source) = write_file_head(&mut part, &head) {
+            association.read_data_set(&mut io::sink(), 0)?;
+            return Ok(Err(io_error(&part, source).into()));
+        }
+        part.head_is_written();
+        match association.read_data_set(&mut part, limits::INSTANCE_BYTES_MAX)? {
+            DataSetEnd::Complete { .. } => Ok(self.keep(part, &store.sop_instance_uid, id)),
+            DataSetEnd::OverLimit { limit_bytes } => Ok(Err(SpoolError::Io {
+                path: part.path().to_owned(),
+                source: io::Error::other(format!("the instance is larger than {limit_bytes} bytes")),
+            }
+            .into())),
+            DataSetEnd::SinkFailed { error } => Ok(Err(io_error(&part, error).into())),
+        }
+    }
+
+    /// Seals a received part, files it under its study and tells the assembler.
+    fn keep(&self, part: spool::Part, announced: &str, id: AssociationId) -> Result<(), StoreError> {
+        // Read before it is sealed: what can't be read is refused, and leaves nothing behind.
+        let instance = Instance::read(part.path())?;
+        if instance.header.instance.as_str() != announced {
+            return Err(StoreError::OtherInstance {
+                found: instance.header.instance.to_string(),
+                announced: announced.to_owned(),
+            });
+        }
+        let sealed = part.seal()?;
+        self.file(&sealed, instance, Some(id))
+    }
+
+    /// Files a sealed instance under its study; used for what a power failure left unfiled, too.
+    fn file(&self, sealed: &Path, instance: Instance, id: Option<AssociationId>) -> Result<(), StoreError> {
+        let study = instance.header.study.clone();
+        let known = self.receiving().get(&study).copied();
+        let (key, count) = match known {
+            Some(known) => (known.key, known.instances),
+            None => {
+                // The same study sent again changes nothing: its state is written only when an instance is new.
+                let key = match self.database.key(&study)? {
+                    Some(key) => key,
+                    None => self.database.receive(&study, now_ms())?,
+                };
+                (key, self.spool.instances(key)?.len())
+            }
+        };
+        if count >= limits::INSTANCES_PER_STUDY_MAX {
+            return Err(StoreError::TooManyInstances);
+        }
+        let path = match self.spool.file(sealed, key, instance.header.instance.as_str())? {
+            Filed::Duplicate => {
+                info!("instance {} was there already", instance.header.instance);
+                return Ok(());
+            }
+            Filed::New(path) => path,
+            Filed::Replaced(path) => {
+                warn!("instance {} came again with other content; the newer one counts", instance.header.instance);
+                path
+            }
+        };
+        let mut receiving = self.receiving();
+        if let Some(known) = receiving.get_mut(&study) {
+            known.instances += 1;
+            known.in_flight += 1;
+        } else {
+            // Also makes a finished study, or one that is being evaluated, due for another revision.
+            self.database.receive(&study, now_ms())?;
+            receiving.insert(study, Receiving { key, instances: count + 1, in_flight: 1 });
+        }
+        drop(receiving);
+        let instance = Arc::new(Instance { path, ..instance });
+        self.events.send(Event::Arrived { association: id, key, instance }).map_err(|_| StoreError::Stopped)
+    }
+
+    /// Files what was acknowledged but not filed when the power failed.
+    pub fn recover(&self) -> anyhow::Result<()> {
+        for path in self.spool.recover()? {
+            match Instance::read(&path) {
+                Ok(instance) => self.file(&path, instance, None)?,
+                Err(error) => warn!("recovered instance can't be read and stays where it is: {error}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+

@@ -1,0 +1,421 @@
+//! The spool: received instances as files, synced before they are acknowledged.
+//!
+//! Owns the folder `spool/`. A data set is streamed into a slot, a file that already exists and whose name is already
+//! on disk, sealed and synced: one `fdatasync` an instance. Only then it is moved to its study's folder. A crash
+//! leaves it in one place or the other; an unsealed slot was never acknowledged and is dropped.
+//!
+//! ```text
+//! slots/N.part ──write, seal, sync──▶ acknowledged ──rename──▶ studies/<key>/<hash of SOP Instance UID>-N.dcm
+//! ```
+//! A peer's text never becomes a path: names are our own numbers and hashes.
+use crate::database::StudyKey;
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Slots that are made at a time: their names are synced together.
+const SLOTS: usize = 32;
+/// The seal lies in the file's preamble, which PS3.10 section 7.1 leaves to the application.
+const PREAMBLE: usize = 128;
+const MAGIC: [u8; 16] = *b"triaged sealed 1";
+
+/// Why an instance could not be spooled.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The disk said no.
+    #[error("spool {path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Less space is free than the configuration keeps.
+    #[error("spool: {free_mib} MiB free, storage.min_free_mib is {min_free_mib}")]
+    Full {
+        /// What is free.
+        free_mib: u64,
+        /// What is kept.
+        min_free_mib: u64,
+    },
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
+    let path = path.to_owned();
+    move |source| SpoolError::Io { path, source }
+}
+
+/// The folder.
+pub struct Spool {
+    slots_dir: PathBuf,
+    studies_dir: PathBuf,
+    min_free_mib: u64,
+    sequence: AtomicU64,
+    slots: Arc<Mutex<Vec<Slot>>>,
+}
+
+struct Slot {
+    path: PathBuf,
+    file: File,
+}
+
+/// An instance that is being received: a sink for its head and data set.
+pub struct Part {
+    slot: Option<Slot>,
+    home: Arc<Mutex<Vec<Slot>>>,
+    checksum: crc32fast::Hasher,
+    head_bytes: u64,
+    bytes: u64,
+}
+
+/// The length and checksum of a data set, as they are sealed into its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seal {
+    head_bytes: u64,
+    data_set_bytes: u64,
+    checksum: u32,
+}
+
+/// Where a filed instance ended up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filed {
+    /// It is new to the study.
+    New(PathBuf),
+    /// Another data set had the same SOP Instance UID; the newer one took its place.
+    Replaced(PathBuf),
+    /// The same data set was there; nothing changed.
+    Duplicate,
+}
+
+impl Spool {
+    /// Opens or creates the spool under `dir`.
+    pub fn open(dir: &Path, min_free_mib: u64) -> Result<Self, SpoolError> {
+        let (slots_dir, studies_dir) = (dir.join("slots"), dir.join("studies"));
+        for folder in [&slots_dir, &studies_dir] {
+            fs::create_dir_all(folder).map_err(at(folder))?;
+        }
+        sync_dir(dir)?;
+        let used = files(&slots_dir)?.into_iter().chain(study_files(&studies_dir)?).filter_map(|p| number(&p));
+        let next = used.max().map_or(0, |n| n + 1);
+        Ok(Self { slots_dir, studies_dir, min_free_mib, sequence: AtomicU64::new(next), slots: Arc::default() })
+    }
+
+    /// Instances that were sealed, and so perhaps acknowledged, but not filed when the power failed. What is not
+    /// sealed was not acknowledged and is removed.
+    pub fn recover(&self) -> Result<Vec<PathBuf>, SpoolError> {
+        let mut sealed = Vec::new();
+        for path in files(&self.slots_dir)? {
+            if read_seal(&path)?.is_some() {
+                sealed.push(path);
+            } else {
+                fs::remove_file(&path).map_err(at(&path))?;
+            }
+        }
+        Ok(sealed)
+    }
+
+    /// A fresh part to receive into.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] below the configured free space.
+    pub fn begin(&self) -> Result<Part, SpoolError> {
+        let free_mib = self.free_mib()?;
+        if free_mib < self.min_free_mib {
+            return Err(SpoolError::Full { free_mib, min_free_mib: self.min_free_mib });
+        }
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.is_empty() {
+            for _ in 0..SLOTS {
+                let path = self.slots_dir.join(format!("{}.part", self.sequence.fetch_add(1, Ordering::Relaxed)));
+                let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(at(&path))?;
+                slots.push(Slot { path, file });
+            }
+            sync_dir(&self.slots_dir)?;
+        }
+        let slot = slots.pop();
+        Ok(Part {
+            slot,
+            home: Arc::clone(&self.slots),
+            checksum: crc32fast::Hasher::new(),
+            head_bytes: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Space left for the spool.
+    pub fn free_mib(&self) -> Result<u64, SpoolError> {
+        let stat = nix::sys::statvfs::statvfs(&self.slots_dir).map_err(|e| at(&self.slots_dir)(e.into()))?;
+        Ok((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64) >> 20)
+    }
+
+    /// Whether less than twice the configured space is free: time to let go of old images, before instances are
+    /// refused.
+    pub fn is_short(&self) -> Result<bool, SpoolError> {
+        Ok(self.free_mib()? < self.min_free_mib.saturating_mul(2))
+    }
+
+    /// Moves a sealed file to its study. `sop_instance` names it within the study, by its hash.
+    pub fn file(&self, sealed: &Path, key: StudyKey, sop_instance: &str) -> Result<Filed, SpoolError> {
+        let dir = self.study_dir(key);
+        if !dir.exists() {
+            fs::create_dir_all(&dir).map_err(at(&dir))?;
+            sync_dir(&self.studies_dir)?;
+        }
+        let hash = instance_hash(sop_instance);
+        let earlier = self.earlier(&dir, &hash)?;
+        let seal = read_seal(sealed)?;
+        if let Some(earlier) = &earlier
+            && same_data_set(earlier, sealed, seal)?
+        {
+            fs::remove_file(sealed).map_err(at(sealed))?;
+            return Ok(Filed::Duplicate);
+        }
+        let number = number(sealed).unwrap_or_else(|| self.sequence.fetch_add(1, Ordering::Relaxed));
+        let path = dir.join(format!("{hash}-{number}.dcm"));
+        fs::rename(sealed, &path).map_err(at(&path))?;
+        match earlier {
+            Some(earlier) => {
+                fs::remove_file(&earlier).map_err(at(&earlier))?;
+                Ok(Filed::Replaced(path))
+            }
+            None => Ok(Filed::New(path)),
+        }
+    }
+
+    /// The file of an instance that a study already has.
+    fn earlier(&self, dir: &Path, hash: &str) -> Result<Option<PathBuf>, SpoolError> {
+        let starts = format!("{hash}-");
+        Ok(files(dir)?.into_iter().find(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&starts))))
+    }
+
+    /// The files of a study, one an instance: where a crash left two, the newer one.
+    pub fn instances(&self, key: StudyKey) -> Result<Vec<PathBuf>, SpoolError> {
+        let mut paths = files(&self.study_dir(key))?;
+        let hash = |p: &Path| p.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next()).map(str::to_owned);
+        paths.sort_by_key(|p| (hash(p), std::cmp::Reverse(number(p))));
+        paths.dedup_by_key(|p| hash(p));
+        Ok(paths)
+    }
+
+    /// Deletes the images of a study.
+    pub fn delete(&self, key: StudyKey) -> Result<(), SpoolError> {
+        let dir = self.study_dir(key);
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(&dir)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn study_dir(&self, key: StudyKey) -> PathBuf {
+        self.studies_dir.join(format!("{:08}", key.0))
+    }
+}
+
+impl Part {
+    /// Where the part lies.
+    pub fn path(&self) -> &Path {
+        self.slot.as_ref().map_or(Path::new(""), |slot| &slot.path)
+    }
+
+    /// Ends the head (preamble and file meta information): the data set follows.
+    pub fn head_is_written(&mut self) {
+        self.head_bytes = self.bytes;
+        self.checksum.reset();
+    }
+
+    /// Seals and syncs: when this returns, the instance may be acknowledged.
+    pub fn seal(mut self) -> Result<PathBuf, SpoolError> {
+        let Some(slot) = self.slot.take() else { return Ok(PathBuf::new()) };
+        let seal = Seal {
+            head_bytes: self.head_bytes,
+            data_set_bytes: self.bytes - self.head_bytes,
+            checksum: self.checksum.clone().finalize(),
+        };
+        slot.file.write_all_at(&seal.encode(), 0).map_err(at(&slot.path))?;
+        slot.file.sync_data().map_err(at(&slot.path))?;
+        Ok(slot.path)
+    }
+}
+
+impl Write for Part {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let slot = self.slot.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        let written = slot.file.write(bytes)?;
+        self.checksum.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A part that was not sealed gives its slot back.
+impl Drop for Part {
+    fn drop(&mut self) {
+        let Some(mut slot) = self.slot.take() else { return };
+        if slot.file.set_len(0).and_then(|()| slot.file.seek(SeekFrom::Start(0))).is_ok() {
+            self.home.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        }
+    }
+}
+
+impl Seal {
+    fn encode(self) -> [u8; PREAMBLE] {
+        let mut bytes = [0; PREAMBLE];
+        bytes[..16].copy_from_slice(&MAGIC);
+        bytes[16..24].copy_from_slice(&self.head_bytes.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.data_set_bytes.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; PREAMBLE]) -> Option<Self> {
+        let number = |range: std::ops::Range<usize>| bytes[range].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+        (bytes[..16] == MAGIC).then(|| Self {
+            head_bytes: number(16..24),
+            data_set_bytes: number(24..32),
+            checksum: number(32..36) as u32,
+        })
+    }
+}
+
+/// The seal of a file whose content agrees with it.
+fn read_seal(path: &Path) -> Result<Option<Seal>, SpoolError> {
+    let mut file = File::open(path).map_err(at(path))?;
+    let mut preamble = [0; PREAMBLE];
+    if file.metadata().map_err(at(path))?.len() < PREAMBLE as u64 {
+        return Ok(None);
+    }
+    file.read_exact(&mut preamble).map_err(at(path))?;
+    let Some(seal) = Seal::decode(&preamble) else { return Ok(None) };
+    file.seek(SeekFrom::Start(seal.head_bytes)).map_err(at(path))?;
+    let (mut checksum, mut bytes, mut buffer) = (crc32fast::Hasher::new(), 0, vec![0; 1 << 16]);
+    loop {
+        let count = file.read(&mut buffer).map_err(at(path))?;
+        if count == 0 {
+            break;
+        }
+        checksum.update(&buffer[..count]);
+        bytes += count as u64;
+    }
+    Ok((bytes == seal.data_set_bytes && checksum.finalize() == seal.checksum).then_some(seal))
+}
+
+/// Whether two files hold the same data set: same length and checksum, then byte by byte. The heads may differ (they
+/// name the sender), but not in length: the same SOP instance in the same transfer syntax has the same.
+fn same_data_set(earlier: &Path, new: &Path, seal: Option<Seal>) -> Result<bool, SpoolError> {
+    if seal.is_none() || read_seal(earlier)? != seal {
+        return Ok(false);
+    }
+    let data_set = |path: &Path| -> Result<Vec<u8>, SpoolError> {
+        let bytes = fs::read(path).map_err(at(path))?;
+        let head = seal.map_or(0, |s| s.head_bytes as usize);
+        Ok(bytes.get(head..).unwrap_or_default().to_vec())
+    };
+    Ok(data_set(earlier)? == data_set(new)?)
+}
+
+fn instance_hash(sop_instance: &str) -> String {
+    Sha256::digest(sop_instance.as_bytes()).iter().take(12).map(|b| format!("{b:02x}")).collect()
+}
+
+/// The number in `N.part` or `hash-N.dcm`.
+fn number(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.rsplit('-').next()?.parse().ok()
+}
+
+fn files(dir: &Path) -> Result<Vec<PathBuf>, SpoolError> {
+    match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(at(dir)(e)),
+        Ok(entries) => entries.map(|e| e.map(|e| e.path()).map_err(at(dir))).collect(),
+    }
+}
+
+fn study_files(studies_dir: &Path) -> Result<Vec<PathBuf>, SpoolError> {
+    let mut all = Vec::new();
+    for dir in files(studies_dir)? {
+        all.extend(files(&dir)?);
+    }
+    Ok(all)
+}
+
+fn sync_dir(dir: &Path) -> Result<(), SpoolError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(spool: &Spool, head: &[u8], data_set: &[u8]) -> PathBuf {
+        let mut part = spool.begin().unwrap();
+        part.write_all(&[0; PREAMBLE]).unwrap();
+        part.write_all(head).unwrap();
+        part.head_is_written();
+        part.write_all(data_set).unwrap();
+        part.seal().unwrap()
+    }
+
+    #[test]
+    fn an_instance_is_filed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), 0).unwrap();
+        let key = StudyKey(7);
+        let Filed::New(path) = spool.file(&receive(&spool, b"from CT1", b"pixels"), key, "1.2").unwrap() else {
+            panic!("it is new")
+        };
+        assert!(fs::read(&path).unwrap().ends_with(b"pixels"));
+        assert_eq!(spool.file(&receive(&spool, b"from CT2", b"pixels"), key, "1.2").unwrap(), Filed::Duplicate);
+        let replaced = spool.file(&receive(&spool, b"from CT1", b"other!"), key, "1.2").unwrap();
+        assert!(matches!(&replaced, Filed::Replaced(p) if *p != path && p.exists()), "{replaced:?}");
+        assert_eq!(spool.instances(key).unwrap().len(), 1);
+        spool.file(&receive(&spool, b"from CT1", b"pixels"), key, "../../1.3").unwrap();
+        assert_eq!(spool.instances(key).unwrap().len(), 2);
+        spool.delete(key).unwrap();
+        assert!(spool.instances(key).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_restart_keeps_what_was_sealed_and_drops_what_was_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), 0).unwrap();
+        let sealed = receive(&spool, b"head", b"acknowledged");
+        let torn = receive(&spool, b"head", b"torn by the power failure");
+        OpenOptions::new().write(true).open(&torn).unwrap().set_len(150).unwrap();
+        let mut part = spool.begin().unwrap();
+        part.write_all(&[0; 300]).unwrap();
+        std::mem::forget(part);
+        let again = Spool::open(dir.path(), 0).unwrap();
+        assert_eq!(again.recover().unwrap(), [sealed.clone()]);
+        assert!(matches!(again.file(&sealed, StudyKey(1), "1.2").unwrap(), Filed::New(_)));
+        assert!(again.recover().unwrap().is_empty());
+        // New slots don't take the number of a filed instance.
+        assert_ne!(number(&receive(&again, b"", b"")), number(&sealed));
+    }
+
+    #[test]
+    fn an_aborted_part_leaves_an_empty_slot() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), 0).unwrap();
+        let mut part = spool.begin().unwrap();
+        part.write_all(&[1; 5000]).unwrap();
+        let path = part.path().to_owned();
+        drop(part);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        assert_eq!(spool.begin().unwrap().path(), path);
+    }
+
+    #[test]
+    fn a_full_disk_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), u64::MAX).unwrap();
+        assert!(matches!(spool.begin(), Err(SpoolError::Full { .. })));
+    }
+}

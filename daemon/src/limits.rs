@@ -1,0 +1,27 @@
+//! Every bound of the daemon, each with the sum it comes from. Configuration may lower some, never raise them.
+
+/// Slices that a series may have. 1,000 slices of 512² are 600 MB of bounded memory: 1,000 × (190² × 2 planes × 4
+/// bytes on the 2 mm grid + 512² label bytes). The longest chest protocol seen (0.3 mm over 30 cm) has as many.
+pub const SLICES_PER_SERIES_MAX: usize = 1_000;
+
+/// Instances that a study may have: five reconstructions of the longest series.
+pub const INSTANCES_PER_STUDY_MAX: usize = 5_000;
+
+/// Bytes of one instance: an enhanced CT of 1,000 slices of 512² in 16 bits is 524 MB and would be refused anyway; a
+/// single 4096² slice is 32 MiB.
+pub const INSTANCE_BYTES_MAX: u64 = 64 << 20;
+
+/// Slices that are prepared before their study is complete, over all studies: 2,000 × 0.3 MB = 600 MB at most.
+pub const PREPARED_SLICES_MAX: usize = 2_000;
+
+/// Instances that wait for their preparation. Beyond it they are prepared when their study is complete.
+pub const PREPARE_QUEUE_MAX: usize = 4_000;
+
+/// Associations at a time, unless the configuration says fewer: each costs a thread and two PDU buffers of 128 KiB.
+pub const ASSOCIATIONS_MAX: usize = 64;
+
+/// Bytes of the configuration file.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// Events between the associations and the assembler: one for each instance of a study, twice over.
+pub const EVENTS_MAX: usize = 2 * INSTANCES_PER_STUDY_MAX;
