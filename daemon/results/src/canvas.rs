@@ -15,6 +15,7 @@ pub struct Font {
 pub const SMALL: Font = Font { weight: FontWeight::Regular, height: RasterHeight::Size16, scale: 1 };
 pub const BODY: Font = Font { weight: FontWeight::Regular, height: RasterHeight::Size20, scale: 1 };
 pub const STRONG: Font = Font { weight: FontWeight::Bold, height: RasterHeight::Size20, scale: 1 };
+pub const MEDIUM: Font = Font { weight: FontWeight::Regular, height: RasterHeight::Size24, scale: 1 };
 pub const LARGE: Font = Font { weight: FontWeight::Bold, height: RasterHeight::Size32, scale: 1 };
 pub const HUGE: Font = Font { weight: FontWeight::Bold, height: RasterHeight::Size24, scale: 2 };
 
@@ -69,10 +70,12 @@ impl Canvas {
 
     /// Fills a rectangle.
     pub fn rectangle(&mut self, x: usize, y: usize, width: usize, height: usize, colour: Colour) {
-        for row in y..y + height {
-            for column in x..x + width {
-                self.blend(column, row, colour, 1.0);
-            }
+        let pixel = colour.map(|value| (value * 255.0 + 0.5) as u8);
+        let right = (x + width).min(self.width);
+        for row in y..(y + height).min(self.height) {
+            let start = (row * self.width + x.min(right)) * 3;
+            let end = (row * self.width + right) * 3;
+            self.rgb[start..end].chunks_exact_mut(3).for_each(|p| p.copy_from_slice(&pixel));
         }
     }
 

@@ -6,7 +6,7 @@ pub type Colour = [f32; 3];
 pub const BACKGROUND: Colour = [0.035, 0.04, 0.05];
 pub const PANEL: Colour = [0.0, 0.0, 0.0];
 pub const TEXT: Colour = [0.86, 0.87, 0.88];
-pub const FAINT: Colour = [0.56, 0.58, 0.60];
+pub const FAINT: Colour = [0.66, 0.68, 0.70];
 pub const WARNING: Colour = [1.0, 0.80, 0.10];
 
 /// The colour of a lesion fraction: green at 0, yellow at one half, red at 1.
@@ -33,7 +33,7 @@ pub fn mix(a: Colour, b: Colour, share: f32) -> Colour {
 pub fn tint(grey: f32, fraction: f32, lung: f32) -> Colour {
     let colour = lesion_colour(fraction);
     let lit = colour.map(|c| c * (0.45 + 0.75 * grey));
-    let alpha = lung * (0.50 + 0.35 * fraction);
+    let alpha = lung * (0.42 + 0.43 * fraction);
     mix([grey; 3], lit.map(|c| c.min(1.0)), alpha)
 }
 

@@ -2,7 +2,7 @@
 //! with the affected share in colour, and the numbers, so that nothing depends on colour vision alone.
 //!
 //! It shows no patient's name, identifier or date: the DICOM header holds those. It never decides anything.
-use crate::canvas::{BODY, Canvas, Font, HUGE, LARGE, SMALL, STRONG};
+use crate::canvas::{BODY, Canvas, HUGE, LARGE, MEDIUM, SMALL, STRONG};
 use crate::colour::{BACKGROUND, Colour, FAINT, PANEL, TEXT, WARNING, tint};
 use crate::projection::CoronalProjection;
 use study::{Findings, Outcome, Sides, Verdict};
@@ -20,7 +20,7 @@ const BANNER_HEIGHT: usize = 84;
 const PANEL_AT: (usize, usize) = (MARGIN, 146);
 const PANEL_SIZE: (usize, usize) = (620, 510);
 /// The scale bar, below the projection.
-const BAR_AT: (usize, usize) = (MARGIN + 60, 692);
+const BAR_AT: (usize, usize) = (MARGIN + 60, 696);
 const BAR_SIZE: (usize, usize) = (500, 14);
 /// Where the column of numbers begins.
 const NUMBERS_X: usize = 668;
@@ -44,6 +44,7 @@ impl Picture {
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_compression(png::Compression::Fast);
         encoder
             .write_header()
             .and_then(|mut writer| writer.write_image_data(&self.rgb))
@@ -86,8 +87,8 @@ fn banner(canvas: &mut Canvas, verdict: &Verdict) {
     canvas.rectangle(0, 0, WIDTH, BANNER_HEIGHT, ground);
     canvas.text((MARGIN, (BANNER_HEIGHT - HUGE.line()) / 2), word, (HUGE, ink));
     let x = MARGIN + HUGE.width(word) + 32;
-    let y = (BANNER_HEIGHT - BODY.line()) / 2 + 4;
-    canvas.text((x, y), meaning, (BODY, ink));
+    let y = (BANNER_HEIGHT - MEDIUM.line()) / 2 + 4;
+    canvas.text((x, y), meaning, (MEDIUM, ink));
 }
 
 /// Sides of the patient above the sides of the image, in the radiological convention: the patient's right is at
@@ -100,7 +101,7 @@ fn sides(canvas: &mut Canvas, findings: &Findings) {
     canvas.text((left + 30, y), &of_right, (LARGE, TEXT));
     canvas.text_right((right, y), "L", (LARGE, WARNING));
     canvas.text_right((right - 30, y), &of_left, (LARGE, TEXT));
-    canvas.text_centred(((left + right) / 2, y + 8), "affected share of each lung", (SMALL, FAINT));
+    canvas.text_centred(((left + right) / 2, y + 6), "affected share of each lung", (BODY, FAINT));
 }
 
 fn panel(canvas: &mut Canvas, projection: Option<&CoronalProjection>) {
@@ -114,26 +115,24 @@ fn panel(canvas: &mut Canvas, projection: Option<&CoronalProjection>) {
     canvas.paragraph(at, (PANEL_SIZE.0 - 2 * MARGIN, 4), &why, (BODY, FAINT));
 }
 
-/// 10 cm, or 1 cm where 10 do not fit.
+/// 10 cm at the projection's scale, or 1 cm where 10 do not fit. Beside the projection: it hides no anatomy.
 fn length_bar(canvas: &mut Canvas, pixels_per_mm: f64) {
     let pixels = |mm: f64| (mm * pixels_per_mm).round() as usize;
-    let fitting =
-        [(100.0, "10 cm"), (10.0, "1 cm")].into_iter().find(|(mm, _)| pixels(*mm) < PANEL_SIZE.0 / 2);
+    let most = WIDTH - MARGIN - NUMBERS_X;
+    let fitting = [(100.0, "10 cm"), (10.0, "1 cm")].into_iter().find(|(mm, _)| pixels(*mm) < most);
     let Some((mm, label)) = fitting else { return };
-    let (length, y) = (pixels(mm).max(2), PANEL_AT.1 + PANEL_SIZE.1 - 14);
-    let right = PANEL_AT.0 + PANEL_SIZE.0 - 12;
-    let left = right - length;
-    canvas.rectangle(left, y, length, 2, TEXT);
-    for x in [left, right - 2] {
-        canvas.rectangle(x, y - 6, 2, 8, TEXT);
+    let (length, x, y) = (pixels(mm).max(2), NUMBERS_X, PANEL_AT.1 + PANEL_SIZE.1 - 2);
+    canvas.rectangle(x, y, length, 2, TEXT);
+    for end in [x, x + length - 2] {
+        canvas.rectangle(end, y - 8, 2, 10, TEXT);
     }
-    canvas.text_centred(((left + right) / 2, y - 20), label, (SMALL, TEXT));
+    canvas.text((x + 8, y - 24), label, (BODY, TEXT));
 }
 
 fn scale_bar(canvas: &mut Canvas) {
     let ((x, y), (width, height)) = (BAR_AT, BAR_SIZE);
     let centre = x + width / 2;
-    canvas.text_centred((centre, y - 24), "affected share of the lung along the ray", (SMALL, FAINT));
+    canvas.text_centred((centre, y - 28), "affected share of the lung along the ray", (BODY, FAINT));
     for i in 0..width {
         // As in the lungs of the picture: over a middling grey.
         canvas.rectangle(x + i, y, 1, height, tint(0.5, i as f32 / (width - 1) as f32, 1.0));
@@ -146,31 +145,26 @@ fn scale_bar(canvas: &mut Canvas) {
 }
 
 fn numbers(canvas: &mut Canvas, findings: &Findings) {
-    let x = NUMBERS_X;
-    let mut y = BANNER_HEIGHT + 20;
-    let row = |canvas: &mut Canvas, y: usize, name: &str, value: &str, font: Font| {
-        canvas.text((x, y), name, (SMALL, FAINT));
-        let baseline = y + font.line() - font.line() / 5;
-        canvas.text((x, baseline.max(y + 18)), value, (font, TEXT));
-    };
-    row(canvas, y, "severity of the worse lung", &findings.category().to_string(), HUGE);
-    canvas.text_right((WIDTH - MARGIN, y + 50), &percent(findings.severity()), (LARGE, TEXT));
-    y += 116;
-    row(canvas, y, "probability of COVID-19", &probability(findings.probability), LARGE);
-    y += 84;
-    table(canvas, (x, y), findings);
-    y += 150;
-    canvas.text((x, y), "model", (SMALL, FAINT));
+    let (x, top) = (NUMBERS_X, BANNER_HEIGHT + 22);
+    canvas.text((x, top), "severity of worse lung", (BODY, FAINT));
+    canvas.text((x, top + 24), &findings.category().to_string(), (HUGE, TEXT));
+    canvas.text_right((WIDTH - MARGIN, top + 34), &percent(findings.severity()), (LARGE, TEXT));
+    canvas.text((x, top + 106), "probability of COVID-19", (BODY, FAINT));
+    canvas.text((x, top + 130), &probability(findings.probability), (LARGE, TEXT));
+    table(canvas, (x, top + 204), findings);
+    let y = top + 352;
+    let width = WIDTH - MARGIN - x;
+    canvas.text((x, y), "model", (BODY, FAINT));
     let model = format!("{}, version {}", findings.method, findings.model_version);
-    y = canvas.paragraph((x, y + 18), (WIDTH - MARGIN - x, 4), &model, (SMALL, TEXT));
-    canvas.paragraph((x, y), (WIDTH - MARGIN - x, 2), &format!("run by {}", findings.engine), (SMALL, TEXT));
+    let y = canvas.paragraph((x, y + 24), (width, 5), &model, (BODY, TEXT));
+    canvas.paragraph((x, y), (width, 2), &format!("run by {}", findings.engine), (BODY, TEXT));
 }
 
 /// Volumes of each lung, the patient's right at the left as in the image.
 fn table(canvas: &mut Canvas, (x, y): (usize, usize), findings: &Findings) {
-    let columns = [x + 180, WIDTH - MARGIN];
+    let columns = [x + 174, WIDTH - MARGIN];
     for (right, name) in columns.into_iter().zip(["right", "left"]) {
-        canvas.text_right((right, y), name, (SMALL, WARNING));
+        canvas.text_right((right, y), name, (STRONG, WARNING));
     }
     let millilitres = |sides: Sides<f64>| sides.map(volume);
     let rows = [
@@ -179,8 +173,8 @@ fn table(canvas: &mut Canvas, (x, y): (usize, usize), findings: &Findings) {
         ("lung", millilitres(findings.lung_volume_ml)),
     ];
     for (i, (name, value)) in rows.iter().enumerate() {
-        let y = y + 24 + i * 28;
-        canvas.text((x, y + 2), name, (SMALL, FAINT));
+        let y = y + 30 + i * 30;
+        canvas.text((x, y), name, (BODY, FAINT));
         canvas.text_right((columns[0], y), &value.right, (STRONG, TEXT));
         canvas.text_right((columns[1], y), &value.left, (STRONG, TEXT));
     }
@@ -189,10 +183,10 @@ fn table(canvas: &mut Canvas, (x, y): (usize, usize), findings: &Findings) {
 fn notice(canvas: &mut Canvas, reason: &str) {
     let width = WIDTH - 2 * MARGIN - 80;
     let mut y = BANNER_HEIGHT + 110;
-    canvas.text((MARGIN + 40, y), "Why:", (BODY, FAINT));
+    canvas.text((MARGIN + 40, y), "why", (MEDIUM, FAINT));
     y = canvas.paragraph((MARGIN + 40, y + 36), (width, 8), reason, (LARGE, TEXT));
-    let advice = "No flag is no answer: read this study as if there were no triage.";
-    canvas.paragraph((MARGIN + 40, y + 48), (width, 2), advice, (BODY, WARNING));
+    let advice = "Read this study as if there were no triage.";
+    canvas.paragraph((MARGIN + 40, y + 48), (width, 2), advice, (MEDIUM, WARNING));
 }
 
 fn footer(canvas: &mut Canvas) {

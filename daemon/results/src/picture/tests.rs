@@ -1,4 +1,5 @@
 use super::*;
+use crate::canvas::Font;
 use crate::projection::tests::chest;
 use std::collections::BTreeMap;
 use study::{NotEvaluated, SeriesUid, StudyUid};
@@ -59,7 +60,7 @@ fn the_verdict_and_every_number_are_in_words() {
         ("R", LARGE, WARNING),
         ("L", LARGE, WARNING),
         (WARNING_TEXT, LARGE, WARNING),
-        ("2020, version 1", SMALL, TEXT),
+        ("version 1", BODY, TEXT),
     ] {
         assert!(shows(&flagged, text, font, colour), "{text}");
     }

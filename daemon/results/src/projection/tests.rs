@@ -52,7 +52,7 @@ fn what_can_not_be_drawn_is_refused() {
         ("empty", |p| p.columns = 0),
         ("too large", |p| p.slices = usize::MAX),
         ("too large", |p| p.slices = VALUES_MAX),
-        ("lung has 119", |p| drop(p.lung.pop())),
+        ("lung has 119", |p| p.lung.truncate(119)),
         ("slice spacing is 0 mm", |p| p.slice_spacing_mm = 0.0),
         ("slice spacing is NaN mm", |p| p.slice_spacing_mm = f64::NAN),
         ("column spacing is inf mm", |p| p.column_spacing_mm = f64::INFINITY),
