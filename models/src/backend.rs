@@ -44,6 +44,14 @@ pub enum EngineError {
         /// Which network.
         model: &'static str,
     },
+    /// A source value is not a number.
+    #[error("the value at row {row}, column {column} is not a finite number")]
+    Input {
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+    },
     /// The pooled volume is not whole.
     #[error(transparent)]
     Pyramid(#[from] PyramidError),

@@ -62,7 +62,7 @@ impl Analyzer {
     /// Brings a slice to the networks' grid and window and runs the lung net on it.
     ///
     /// # Errors
-    /// [`EngineError::Bounds`] and [`EngineError::Spacing`] for a slice that no scanner writes, else what the engine reports.
+    /// [`EngineError::Bounds`], [`EngineError::Spacing`] and [`EngineError::Input`] for a slice that no scanner writes, else what the engine reports.
     pub fn prepare(&self, slice: SourceSlice<'_>) -> Result<PreparedSlice, EngineError> {
         let (row_mm, column_mm) = (slice.row_spacing_mm, slice.column_spacing_mm);
         if !(row_mm > 0.0 && column_mm > 0.0 && row_mm.is_finite() && column_mm.is_finite()) {
@@ -78,6 +78,10 @@ impl Analyzer {
                 min: pixels,
                 max: pixels,
             });
+        }
+        // An engine may turn NaN into 0 on its way (ReLU as a maximum), so it would end as "no lesion".
+        if let Some(at) = slice.hu.iter().position(|hu| !hu.is_finite()) {
+            return Err(EngineError::Input { row: at / slice.columns, column: at % slice.columns });
         }
         let input = &self.zoo().lungs.input;
         let grid = [
