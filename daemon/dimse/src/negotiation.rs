@@ -2,16 +2,21 @@
 //! the socket.
 
 use dicom_ul::pdu::{
-    PresentationContextProposed, PresentationContextResult, PresentationContextResultReason, UserVariableItem,
+    Pdu, PresentationContextProposed, PresentationContextResult, PresentationContextResultReason,
+    UserVariableItem, read_pdu,
 };
 
 use crate::error::AssociationError;
 use crate::uids;
+use crate::wire::{ASSOCIATE_BYTES_MAX, PDU_HEADER_BYTES};
 
 /// PS3.7 section A.2.1: the one DICOM application context.
 pub(crate) const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 /// PS3.8 section 9.3.1: version 1 is bit 0.
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
+
+/// PS3.5 table 6.2-1: an LO is at most 64 characters.
+const TEXT_LENGTH_MAX: usize = 64;
 
 /// Abstract syntaxes with the transfer syntaxes for each, most preferred first.
 pub type ContextTable<'a> = &'a [(&'a str, &'a [&'a str])];
@@ -51,6 +56,25 @@ pub(crate) fn trim_uid(text: &str) -> &str {
     text.trim_matches(['\0', ' '])
 }
 
+/// What an LO of the default repertoire may hold (PS3.5 table 6.2-1), which is also what a log line may: at most 64
+/// printable ASCII characters, no backslash; anything else becomes a question mark.
+pub(crate) fn printable(text: &str) -> String {
+    let printable = |c: char| if (' '..='~').contains(&c) && c != '\\' { c } else { '?' };
+    text.chars().map(printable).take(TEXT_LENGTH_MAX).collect()
+}
+
+/// Decodes an association PDU, whose header was taken off, by `dicom-ul`.
+pub(crate) fn parse_associate(pdu_type: u8, body: &[u8]) -> Result<Pdu, AssociationError> {
+    let mut pdu = Vec::with_capacity(PDU_HEADER_BYTES + body.len());
+    pdu.extend_from_slice(&[pdu_type, 0]);
+    pdu.extend_from_slice(&(body.len() as u32).to_be_bytes()); // bounded by the wire
+    pdu.extend_from_slice(body);
+    match read_pdu(pdu.as_slice(), ASSOCIATE_BYTES_MAX as u32 * 2, true) {
+        Ok(Some(pdu)) => Ok(pdu),
+        Ok(None) => Err(AssociationError::protocol("association PDU ends inside an item")),
+        Err(e) => Err(AssociationError::protocol(format!("association PDU: {e}"))),
+    }
+}
 /// Chooses, for each proposed context, by the order of `table`: the results for the A-ASSOCIATE-AC and those accepted.
 pub(crate) fn choose(
     proposed: &[PresentationContextProposed],
@@ -150,6 +174,7 @@ pub(crate) fn max_pdu_length(user_variables: &[UserVariableItem]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::pdu_type;
 
     const TABLE: ContextTable<'static> = &[("1.1", &["ts.a", "ts.b", "ts.c"]), ("1.2", &["ts.a"])];
 
@@ -201,5 +226,32 @@ mod tests {
             accepted(&proposed, &[answer(1, "a"), answer(3, "never offered"), answer(2, "a")]).len(),
             1
         );
+    }
+
+    #[test]
+    fn text_for_peers_and_logs() {
+        assert_eq!(printable("disk full: /a\\b\n"), "disk full: /a?b?");
+        assert_eq!(printable(&"x".repeat(100)).len(), 64);
+        assert_eq!(printable(&"ä".repeat(100)), "?".repeat(64));
+    }
+
+    #[test]
+    fn garbage_is_no_association() {
+        let mut state = 7u32;
+        for length in 0..2_000usize {
+            let body: Vec<u8> = (0..length)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    // Small values make plausible item types and lengths.
+                    if state >> 31 == 0 {
+                        (state >> 24) as u8 & 0x7
+                    } else {
+                        [0x10, 0x20, 0x30, 0x40, 0x50][state as usize % 5]
+                    }
+                })
+                .collect();
+            let _ = parse_associate(pdu_type::ASSOCIATE_RQ, &body);
+            let _ = parse_associate(pdu_type::ASSOCIATE_AC, &body);
+        }
     }
 }

