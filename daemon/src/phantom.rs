@@ -16,8 +16,7 @@ mod skeleton;
 mod tissue;
 mod vessels;
 
-pub use dicom::slice_object;
-pub use series::{SeriesError, Truth, write_series};
+pub use series::write_series;
 
 use anatomy::{Anatomy, HEIGHT_MM, Section, Warp};
 use lesions::{Field, Histogram, Levels, Style};
@@ -157,7 +156,7 @@ impl Phantom {
             lung_hu: random.between(-885.0, -840.0),
             noise_hu: random.between(15.0, 24.0),
         };
-        let histograms = phantom.lesion_field();
+        let histograms = phantom.lesion_field(cores());
         for (side, percent) in [spec.right_percent, spec.left_percent].into_iter().enumerate() {
             phantom.levels[side] = histograms[side].levels(&phantom.style, percent);
         }
@@ -176,29 +175,6 @@ impl Phantom {
         // A decimal string holds 16 characters.
         let slice_mm = (slice_mm * 1e6).round() / 1e6;
         Spacing { slice_mm, row_mm: self.pixel_mm, column_mm: self.pixel_mm }
-    }
-
-    /// HU of slice `k`, 0 at the head; see [`Phantom::slice`].
-    ///
-    /// # Panics
-    /// When there is no slice `k`.
-    pub fn slice_hu(&self, k: usize) -> Vec<i16> {
-        self.slice(k).hu
-    }
-
-    /// Truth of slice `k`, without making the picture.
-    ///
-    /// # Panics
-    /// When there is no slice `k`.
-    pub fn truth_slice(&self, k: usize) -> Vec<u8> {
-        let section = self.section(k);
-        let grid = self.grid();
-        let field = Field::new(&self.style, section.depth);
-        let mut labels = vec![0u8; grid.size * grid.size];
-        self.each_lung_pixel(&section, &grid, |i, x, y, inside| {
-            labels[i] = self.label(x, field.at(&section, x, y, inside));
-        });
-        labels
     }
 
     /// Picture and truth of slice `k`, 0 at the head.
@@ -238,7 +214,7 @@ impl Phantom {
                 if inside > -edge {
                     let lesion = field.at(&section, x, y, inside);
                     let mut lung = self.lung_hu + 0.32 * y + 22.0 * texture;
-                    lung = field.lay(lung, lesion, self.levels[side_of(x)], texture);
+                    lung = field.lay(lung, lesion, inside, self.levels[side_of(x)], texture);
                     lung = mix(lung, lung.max(tissue::BLOOD_HU), covers.lung[i]);
                     value = mix(value, lung, math::cover(inside, edge));
                     if inside > 0.0 {
@@ -267,11 +243,11 @@ impl Phantom {
     }
 
     /// Values of the lesion field over the right and the left lung.
-    fn lesion_field(&self) -> [Histogram; 2] {
+    fn lesion_field(&self, threads: usize) -> [Histogram; 2] {
         let grid = self.grid();
         let shared = std::sync::Mutex::new([Histogram::default(), Histogram::default()]);
         let (merged, grid) = (&shared, &grid);
-        over_slices(self.spec.slices, || {
+        over_slices(self.spec.slices, threads, || {
             let mut own = [Histogram::default(), Histogram::default()];
             move |k: Option<usize>| {
                 let Some(k) = k else {
@@ -341,13 +317,17 @@ fn side_of(x: f32) -> usize {
     usize::from(x >= 0.0)
 }
 
-/// Runs slices on all cores. `worker` makes one thread's function, which is called with each slice that falls to the
+/// Threads to use: one a core.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs slices on `threads` threads. `worker` makes one thread's function, which is called with each slice that falls to the
 /// thread and at last with `None`.
-fn over_slices<W: FnMut(Option<usize>)>(slices: usize, worker: impl Fn() -> W + Sync) {
+fn over_slices<W: FnMut(Option<usize>)>(slices: usize, threads: usize, worker: impl Fn() -> W + Sync) {
     let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(slices);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..threads.min(slices) {
             scope.spawn(|| {
                 let mut work = worker();
                 loop {

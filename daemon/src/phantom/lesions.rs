@@ -18,7 +18,7 @@ pub struct Style {
     seed: u64,
     ground_glass_hu: f32,
     consolidation_hu: f32,
-    /// Share of a lesion's voxels that is consolidated.
+    /// Share of a lesion's voxels that is consolidated, but for the rim under the pleura.
     consolidated: f32,
     bias: [f32; 3],
 }
@@ -30,8 +30,8 @@ impl Style {
         Self {
             seed,
             ground_glass_hu: random.between(-640.0, -540.0),
-            consolidation_hu: random.between(-40.0, 30.0),
-            consolidated: random.between(0.12, 0.4),
+            consolidation_hu: random.between(-70.0, 20.0),
+            consolidated: random.between(0.08, 0.28),
             bias: [random.between(0.3, 0.7), random.between(0.2, 0.8), random.between(0.1, 0.6)],
         }
     }
@@ -71,8 +71,8 @@ impl<'a> Field<'a> {
         1.1 * self.coarse.at(x, y) + 0.55 * self.middle.at(x, y) + 0.2 * self.fine.at(x, y) + bias
     }
 
-    /// Lays the lesion over the lung's HU, given the field's value.
-    pub fn lay(&self, hu: f32, value: f32, levels: Levels, texture: f32) -> f32 {
+    /// Lays the lesion over the lung's HU, given the field's value `inside` mm within the lung.
+    pub fn lay(&self, hu: f32, value: f32, inside: f32, levels: Levels, texture: f32) -> f32 {
         let above = value - levels.lesion;
         if above < -0.1 {
             return hu;
@@ -81,6 +81,8 @@ impl<'a> Field<'a> {
         // The edge is some 2 mm wide and centred on the truth's.
         let hu = mix(hu, glass.max(hu + 60.0), (above / 0.12 + 0.5).clamp(0.0, 1.0));
         let dense = self.style.consolidation_hu + 25.0 * texture;
+        // A rim under the pleura often stays aerated: without it nothing would mark where lung ends and liver begins.
+        let value = value - 0.5 * step(6.0, 0.0, inside);
         mix(hu, dense, ((value - levels.consolidation) / 0.16 + 0.5).clamp(0.0, 1.0))
     }
 }

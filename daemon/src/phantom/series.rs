@@ -4,7 +4,7 @@
 //! array `uint8 [slices, rows, columns]` in the same order (1 right lung, 2 left lung, 4 added where diseased);
 //! `DIR/truth/truth.json` holds the [`Truth`]. Never writes into a folder that holds anything.
 
-use super::{LEFT_LUNG, LESION, Phantom, PhantomSpec, RIGHT_LUNG, Spacing, dicom, over_slices};
+use super::{LEFT_LUNG, LESION, Phantom, PhantomSpec, RIGHT_LUNG, Spacing, cores, dicom, over_slices};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -101,7 +101,7 @@ pub fn write_series(phantom: &Phantom, dir: &Path, progress: impl Fn() + Sync) -
         slice.labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
         Ok(counts)
     };
-    over_slices(slices, || {
+    over_slices(slices, cores(), || {
         let (outcome, write, progress) = (&outcome, &write, &progress);
         move |k: Option<usize>| {
             let Some(k) = k else { return };
