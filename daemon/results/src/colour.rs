@@ -32,8 +32,8 @@ pub fn mix(a: Colour, b: Colour, share: f32) -> Colour {
 /// with the fraction, so that the affected part stands out without its hue too.
 pub fn tint(grey: f32, fraction: f32, lung: f32) -> Colour {
     let colour = lesion_colour(fraction);
-    let lit = colour.map(|c| c * (0.45 + 0.75 * grey));
-    let alpha = lung * (0.42 + 0.43 * fraction);
+    let lit = colour.map(|c| c * (0.40 + 0.65 * grey));
+    let alpha = lung * (0.42 + 0.34 * fraction);
     mix([grey; 3], lit.map(|c| c.min(1.0)), alpha)
 }
 

@@ -134,8 +134,8 @@ fn scale_bar(canvas: &mut Canvas) {
     let centre = x + width / 2;
     canvas.text_centred((centre, y - 28), "affected share of the lung along the ray", (BODY, FAINT));
     for i in 0..width {
-        // As in the lungs of the picture: over a middling grey.
-        canvas.rectangle(x + i, y, 1, height, tint(0.5, i as f32 / (width - 1) as f32, 1.0));
+        // As in the lungs of the picture: over a rather bright grey.
+        canvas.rectangle(x + i, y, 1, height, tint(0.7, i as f32 / (width - 1) as f32, 1.0));
     }
     for percent in [0, 25, 50, 75, 100] {
         let tick = x + (width - 2) * percent / 100;

@@ -44,10 +44,12 @@ fn redness(rgb: &[u8], x: usize, y: usize) -> i32 {
     i32::from(rgb[at]) - i32::from(rgb[at + 1])
 }
 
+type Change = fn(&mut CoronalProjection);
+
 #[test]
 fn what_can_not_be_drawn_is_refused() {
     let whole = chest(10, 12);
-    let cases: [(&str, fn(&mut CoronalProjection)); 8] = [
+    let cases: [(&str, Change); 8] = [
         ("empty", |p| p.slices = 0),
         ("empty", |p| p.columns = 0),
         ("too large", |p| p.slices = usize::MAX),

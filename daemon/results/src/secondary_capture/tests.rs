@@ -42,7 +42,7 @@ fn built(outcome: &Outcome, revision: u32) -> (SecondaryCapture, Picture) {
 }
 
 /// The value of an element of an explicit little endian data set.
-fn value<'a>(mut bytes: &'a [u8], tag: Tag) -> Option<&'a [u8]> {
+fn value(mut bytes: &[u8], tag: Tag) -> Option<&[u8]> {
     while bytes.len() >= 8 {
         let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let (start, length) = match &bytes[4..6] {
