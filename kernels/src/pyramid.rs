@@ -106,7 +106,11 @@ pub struct PyramidPool {
 
 impl PyramidPool {
     /// A pool over `channels` feature maps of `rows` × `columns` × `slices`, empty.
+    ///
+    /// # Panics
+    /// When `rows` or `columns` is 0: a window without samples has no maximum.
     pub fn new(channels: usize, rows: usize, columns: usize, slices: usize) -> Self {
+        assert!(rows > 0 && columns > 0, "a pyramid over {rows} x {columns}");
         let (row_axis, column_axis) = (Axis::new(rows), Axis::new(columns));
         Self {
             channels,
