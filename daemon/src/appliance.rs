@@ -64,7 +64,11 @@ pub struct Appliance {
 }
 
 /// Loads the networks that the configuration names.
-pub fn analyzer(zoo: Option<&std::path::Path>, choice: Choice, threads: usize) -> anyhow::Result<Arc<Analyzer>> {
+pub fn analyzer(
+    zoo: Option<&std::path::Path>,
+    choice: Choice,
+    threads: usize,
+) -> anyhow::Result<Arc<Analyzer>> {
     let dir = zoo.map_or_else(engine::default_zoo_dir, std::path::Path::to_path_buf);
     let zoo = Zoo::open(&dir).with_context(|| format!("models in {}", dir.display()))?;
     Ok(Arc::new(Analyzer::new(zoo, choice, threads)?))
@@ -222,7 +226,8 @@ impl AssemblerDriver {
                     self.reopen(key, now)?;
                 }
                 self.pipeline.prepare(Arc::clone(&instance));
-                let (_, assembly) = self.assemblies.entry(study.clone()).or_insert_with(|| (key, Assembly::new(now)));
+                let (_, assembly) =
+                    self.assemblies.entry(study.clone()).or_insert_with(|| (key, Assembly::new(now)));
                 assembly.arrived(instance, association, now);
                 self.intake.taken(&study);
             }
@@ -237,7 +242,8 @@ impl AssemblerDriver {
                 Ok(instance) => {
                     let instance = Arc::new(instance);
                     let study = instance.header.study.clone();
-                    let (_, assembly) = self.assemblies.entry(study).or_insert_with(|| (key, Assembly::new(now)));
+                    let (_, assembly) =
+                        self.assemblies.entry(study).or_insert_with(|| (key, Assembly::new(now)));
                     assembly.arrived(instance, None, now);
                 }
                 Err(error) => warn!("spooled instance can't be read: {error}"),
@@ -312,7 +318,10 @@ impl Evaluator {
             let tell = Mutex::new(self.notices.clone());
             self.pipeline.finish(&job.study, &job.instances, &|progress| {
                 // Nobody may be watching.
-                let _ = tell.lock().unwrap_or_else(std::sync::PoisonError::into_inner).send(Notice::Progress(progress));
+                let _ = tell
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .send(Notice::Progress(progress));
             })
         };
         let revision = self.database.next_revision(job.key)?;

@@ -1,8 +1,8 @@
 //! One module a command; each has `Args` (parsed by clap) and `run`.
+pub mod bench;
 pub mod demo;
 pub mod phantom;
 pub mod run;
-
 
 use study::{Outcome, Verdict};
 

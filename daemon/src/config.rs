@@ -145,13 +145,21 @@ impl Config {
             title.parse::<dimse::AeTitle>().with_context(|| format!("AE title {title:?}"))?;
         }
         if self.dicom.callers.is_empty() {
-            bail!("dicom.callers is empty: name the AE titles that may send, or write [\"*\"] to let everybody");
+            bail!(
+                "dicom.callers is empty: name the AE titles that may send, or write [\"*\"] to let everybody"
+            );
         }
         for caller in self.dicom.callers.iter().filter(|c| *c != "*") {
-            caller.parse::<dimse::AeTitle>().with_context(|| format!("AE title {caller:?} in dicom.callers"))?;
+            caller
+                .parse::<dimse::AeTitle>()
+                .with_context(|| format!("AE title {caller:?} in dicom.callers"))?;
         }
         if !(1..=limits::ASSOCIATIONS_MAX).contains(&self.dicom.associations_max) {
-            bail!("dicom.associations_max is {}, outside of 1 to {}", self.dicom.associations_max, limits::ASSOCIATIONS_MAX);
+            bail!(
+                "dicom.associations_max is {}, outside of 1 to {}",
+                self.dicom.associations_max,
+                limits::ASSOCIATIONS_MAX
+            );
         }
         for (name, share) in
             [("operating_point", self.policy.operating_point), ("severity_min", self.policy.severity_min)]
@@ -221,7 +229,11 @@ mod tests {
         let cases: &[(&str, &str, &str)] = &[
             ("callers = [\"CT1\"]", "callers = []", "dicom.callers is empty"),
             ("callers = [\"CT1\"]", "callers = [\"A TITLE THAT IS TOO LONG\"]", "AE title"),
-            ("callers = [\"CT1\"]", "callers = [\"CT1\"]\nassociations_max = 0", "dicom.associations_max is 0"),
+            (
+                "callers = [\"CT1\"]",
+                "callers = [\"CT1\"]\nassociations_max = 0",
+                "dicom.associations_max is 0",
+            ),
             ("severity_min = 0.05", "severity_min = 5", "policy.severity_min is 5"),
             ("severity_min = 0.05", "severity_min = 0.05\nseverty = 1", "unknown field `severty`"),
             ("severity_min = 0.05", "", "missing field `severity_min`"),
@@ -237,6 +249,8 @@ mod tests {
             "{LEAST}{}",
             "[[destination]]\nname = \"pacs\"\nae_title = \"PACS\"\naddress = \"pacs:104\"\n".repeat(2)
         );
-        assert!(Config::parse(&twice).unwrap_err().to_string().contains("two destinations are named \"pacs\""));
+        assert!(
+            Config::parse(&twice).unwrap_err().to_string().contains("two destinations are named \"pacs\"")
+        );
     }
 }

@@ -63,7 +63,9 @@ pub enum DatabaseError {
     #[error("database: {0}")]
     Sqlite(#[from] rusqlite::Error),
     /// The file was written by a newer version.
-    #[error("the database has schema {found}, this version knows {SCHEMA_VERSION}; it was written by a newer version of triaged")]
+    #[error(
+        "the database has schema {found}, this version knows {SCHEMA_VERSION}; it was written by a newer version of triaged"
+    )]
     Newer {
         /// The schema's version found.
         found: i64,
@@ -191,7 +193,8 @@ impl Database {
         destinations: &[String],
         now_ms: i64,
     ) -> Result<(), DatabaseError> {
-        let text = serde_json::to_string(outcome).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        let text =
+            serde_json::to_string(outcome).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         transaction.execute(
@@ -312,10 +315,9 @@ impl Database {
 
     /// Notes that a study's images were deleted; `false` if it is being received again, and they must stay.
     pub fn claim_images(&self, key: StudyKey) -> Result<bool, DatabaseError> {
-        let changed = self.lock().execute(
-            "UPDATE studies SET images_deleted = 1 WHERE id = ?1 AND state = 'done'",
-            [key.0],
-        )?;
+        let changed = self
+            .lock()
+            .execute("UPDATE studies SET images_deleted = 1 WHERE id = ?1 AND state = 'done'", [key.0])?;
         Ok(changed == 1)
     }
 }

@@ -69,10 +69,14 @@ impl StoreError {
     fn status(&self) -> (Status, &'static str) {
         match self {
             Self::Spool(SpoolError::Full { .. }) => (Status::OUT_OF_RESOURCES, "disk nearly full"),
-            Self::Spool(_) | Self::Database(_) | Self::Stopped => (Status::OUT_OF_RESOURCES, "could not be stored"),
+            Self::Spool(_) | Self::Database(_) | Self::Stopped => {
+                (Status::OUT_OF_RESOURCES, "could not be stored")
+            }
             Self::TooManyInstances => (Status::OUT_OF_RESOURCES, "too many instances in the study"),
             Self::Unreadable(_) => (Status::CANNOT_UNDERSTAND, "data set could not be read"),
-            Self::OtherInstance { .. } => (Status::DATASET_MISMATCH, "SOP Instance UID differs from the command"),
+            Self::OtherInstance { .. } => {
+                (Status::DATASET_MISMATCH, "SOP Instance UID differs from the command")
+            }
         }
     }
 }
@@ -101,7 +105,12 @@ pub struct Intake {
 
 impl Intake {
     /// An intake that stores into `spool` and tells `events`.
-    pub fn new(config: Config, spool: Arc<Spool>, database: Arc<Database>, events: SyncSender<Event>) -> Arc<Self> {
+    pub fn new(
+        config: Config,
+        spool: Arc<Spool>,
+        database: Arc<Database>,
+        events: SyncSender<Event>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             config,
             spool,
@@ -238,7 +247,10 @@ impl Intake {
                     let (status, comment) = match &result {
                         Ok(()) => (Status::SUCCESS, None),
                         Err(error) => {
-                            warn!("association {}: instance {} refused: {error}", id.0, store.sop_instance_uid);
+                            warn!(
+                                "association {}: instance {} refused: {error}",
+                                id.0, store.sop_instance_uid
+                            );
                             let (status, comment) = error.status();
                             (status, Some(comment))
                         }
@@ -331,7 +343,10 @@ impl Intake {
             }
             Filed::New(path) => path,
             Filed::Replaced(path) => {
-                warn!("instance {} came again with other content; the newer one counts", instance.header.instance);
+                warn!(
+                    "instance {} came again with other content; the newer one counts",
+                    instance.header.instance
+                );
                 path
             }
         };
@@ -365,4 +380,3 @@ impl Intake {
 pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
-

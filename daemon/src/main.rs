@@ -28,6 +28,8 @@ enum Command {
     Run(commands::run::Args),
     /// All of it on loopback: a scanner that sends, the appliance, a console that receives.
     Demo(commands::demo::Args),
+    /// Time a whole study by stage, and the intake against DCMTK's storescp.
+    Bench(commands::bench::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
     Phantom(commands::phantom::Args),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => commands::run::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
     };
     match result {

@@ -76,7 +76,12 @@ fn backoff_ms(attempts: u32, sop_instance_uid: &str) -> i64 {
 }
 
 /// One attempt: a C-STORE on its own association.
-fn send(due: &Delivery, destination: &Destination, calling: &AeTitle, called: &AeTitle) -> Result<(), String> {
+fn send(
+    due: &Delivery,
+    destination: &Destination,
+    calling: &AeTitle,
+    called: &AeTitle,
+) -> Result<(), String> {
     let result = &due.result;
     let syntaxes = [result.transfer_syntax_uid.as_str()];
     let contexts = [(result.sop_class_uid.as_str(), syntaxes.as_slice())];

@@ -126,7 +126,8 @@ impl Pipeline {
             Ok(evaluation) => {
                 let findings = self.findings(&evaluation.analysis);
                 let flagged = self.policy.flags(&findings);
-                let verdict = if flagged { Verdict::Flagged(findings) } else { Verdict::NotFlagged(findings) };
+                let verdict =
+                    if flagged { Verdict::Flagged(findings) } else { Verdict::NotFlagged(findings) };
                 (verdict, Some(evaluation.chosen.series.clone()), Some(evaluation))
             }
             Err(refused) => (Verdict::NotEvaluated(refused.reason), refused.series, None),
@@ -160,7 +161,10 @@ impl Pipeline {
         let refuse = |reason| series::NoSeries { reason, series: Some(chosen.series.clone()) };
         let slices: Vec<Arc<Instance>> = chosen.order.iter().map(|i| Arc::clone(&instances[*i])).collect();
         if slices.len() > limits::SLICES_PER_SERIES_MAX {
-            return Err(refuse(NotEvaluated::TooManySlices { slices: slices.len(), max: limits::SLICES_PER_SERIES_MAX }));
+            return Err(refuse(NotEvaluated::TooManySlices {
+                slices: slices.len(),
+                max: limits::SLICES_PER_SERIES_MAX,
+            }));
         }
         let start = Instant::now();
         let prepared = self.prepare_rest(&slices, instances, progress, timings).map_err(&refuse)?;
@@ -170,12 +174,15 @@ impl Pipeline {
             SpacingMm { slice: chosen.slice_spacing_mm, row: g.row_spacing_mm, column: g.column_spacing_mm };
         let report = |done, of| progress(Progress::Analysed { done, of });
         // A panic in an engine must not leave the study without an answer.
-        let analysed = catch_unwind(AssertUnwindSafe(|| self.shared.analyzer.finish(&prepared, spacing, &report)));
+        let analysed =
+            catch_unwind(AssertUnwindSafe(|| self.shared.analyzer.finish(&prepared, spacing, &report)));
         let analysis = match analysed {
             Ok(Ok(analysis)) => analysis,
             Ok(Err(AnalysisError::NoLungs { .. })) => return Err(refuse(NotEvaluated::NoLungs)),
             Ok(Err(error)) => return Err(refuse(NotEvaluated::Engine { what: error.to_string() })),
-            Err(_) => return Err(refuse(NotEvaluated::Engine { what: "the engine panicked; see the log".into() })),
+            Err(_) => {
+                return Err(refuse(NotEvaluated::Engine { what: "the engine panicked; see the log".into() }));
+            }
         };
         gate::judge_lungs(&lung_extent(&analysis.labels)).map_err(&refuse)?;
         for (stage, time_ms) in [
@@ -213,7 +220,10 @@ impl Pipeline {
                     for slice in slices {
                         if shared.claim(&slice.path) {
                             shared.put(&slice.path, shared.prepare_guarded(slice));
-                            progress(Progress::Prepared { done: done.fetch_add(1, Ordering::Relaxed) + 1, of });
+                            progress(Progress::Prepared {
+                                done: done.fetch_add(1, Ordering::Relaxed) + 1,
+                                of,
+                            });
                         }
                     }
                 });
@@ -340,7 +350,8 @@ fn lung_extent(labels: &LabelVolume) -> LungExtent {
     for k in 0..slices {
         let slice = labels.slice(k);
         let area = slice.iter().filter(is_lung).count();
-        let sides = (1..rows.saturating_sub(1)).flat_map(|r| [&slice[r * columns], &slice[(r + 1) * columns - 1]]);
+        let sides =
+            (1..rows.saturating_sub(1)).flat_map(|r| [&slice[r * columns], &slice[(r + 1) * columns - 1]]);
         let border = slice[..columns].iter().chain(&slice[(rows - 1) * columns..]).chain(sides);
         extent.border_area += border.filter(is_lung).count();
         extent.volume += area;

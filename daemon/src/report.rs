@@ -14,7 +14,12 @@ pub fn picture(finished: &Finished) -> Picture {
 }
 
 /// The results of a revision of a study; `station` is our AE title.
-pub fn results(finished: &Finished, instances: &[Arc<Instance>], revision: u32, station: &str) -> Vec<ResultRow> {
+pub fn results(
+    finished: &Finished,
+    instances: &[Arc<Instance>],
+    revision: u32,
+    station: &str,
+) -> Vec<ResultRow> {
     let identity = Identity {
         manufacturer: "triaged".into(),
         model: "triaged".into(),

@@ -149,7 +149,7 @@ fn numbers(canvas: &mut Canvas, findings: &Findings) {
     canvas.text((x, top), "severity of worse lung", (BODY, FAINT));
     canvas.text((x, top + 24), &findings.category().to_string(), (HUGE, TEXT));
     canvas.text_right((WIDTH - MARGIN, top + 34), &percent(findings.severity()), (LARGE, TEXT));
-    canvas.text((x, top + 106), "probability of COVID-19", (BODY, FAINT));
+    canvas.text((x, top + 106), "identification (demonstration)", (BODY, FAINT));
     canvas.text((x, top + 130), &probability(findings.probability), (LARGE, TEXT));
     table(canvas, (x, top + 204), findings);
     let y = top + 352;

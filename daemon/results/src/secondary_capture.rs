@@ -155,7 +155,8 @@ fn put_image(set: &mut DataSet, outcome: &Outcome, picture: &Picture, when: Date
     set.put_u16(Tag(0x0028, 0x0101), 8); // Bits Stored
     set.put_u16(Tag(0x0028, 0x0102), 7); // High Bit
     set.put_u16(Tag(0x0028, 0x0103), 0); // Pixel Representation: unsigned
-    set.put(Tag(0x0028, 0x0301), b"CS", "YES"); // Burned In Annotation
+    // Burned In Annotation: NO, for it asks whether the pixels identify the patient (PS3.3 section C.7.6.1).
+    set.put(Tag(0x0028, 0x0301), b"CS", "NO");
     set.put(Tag(0x0028, 0x2110), b"CS", "00"); // Lossy Image Compression: never
     set.put(Tag(0x7fe0, 0x0010), b"OB", picture.rgb.as_slice());
 }

@@ -61,7 +61,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.once {
         println!("\nThe appliance goes on listening as TRIAGED on {}; Ctrl-C ends it.", appliance.address);
         let (stop, stopped) = mpsc::channel();
-        ctrlc::set_handler(move || drop(stop.send(())))?;
+        ctrlc::set_handler(move || {
+            // A second signal finds the channel closed; the first one counts.
+            let _ = stop.send(());
+        })?;
         while stopped.try_recv().is_err() {
             match notices.recv_timeout(Duration::from_millis(200)) {
                 Ok(Notice::Outcome(outcome)) => print_outcome(&outcome, Instant::now()),
@@ -160,8 +163,13 @@ fn send_study(dir: &Path, appliance: SocketAddr) -> anyhow::Result<Sent> {
         let length = file.metadata()?.len() - offset;
         file.seek(SeekFrom::Start(offset))?;
         let uid = instance.header.instance.as_str();
-        let answer =
-            association.store(&instance.sop_class, uid, &instance.transfer_syntax, file.take(length), length)?;
+        let answer = association.store(
+            &instance.sop_class,
+            uid,
+            &instance.transfer_syntax,
+            file.take(length),
+            length,
+        )?;
         if !answer.status.is_success() {
             bail!("the appliance answered {} to {}", answer.status, instance.path.display());
         }
@@ -194,14 +202,19 @@ fn data_set_offset(file: &mut File) -> anyhow::Result<u64> {
 }
 
 /// Waits until every study has its outcome and the console has a result for each.
-fn watch(notices: &Receiver<Notice>, received: &Receiver<String>, sent: &Sent) -> anyhow::Result<Vec<Outcome>> {
+fn watch(
+    notices: &Receiver<Notice>,
+    received: &Receiver<String>,
+    sent: &Sent,
+) -> anyhow::Result<Vec<Outcome>> {
     let progress = bar(1, "appliance");
     let mut outcomes: Vec<Outcome> = Vec::new();
     let mut delivered = 0;
     while outcomes.len() < sent.studies.len() || delivered < sent.studies.len() {
         match notices.recv_timeout(PATIENCE).context("the appliance has said nothing for too long")? {
             Notice::Complete(study, why, instances) => {
-                progress.println(format!("appliance  study {study}: complete, {instances} instances ({why:?})"));
+                progress
+                    .println(format!("appliance  study {study}: complete, {instances} instances ({why:?})"));
             }
             Notice::Progress(Progress::Prepared { done, of }) => {
                 progress.set_message("lungs");
@@ -214,7 +227,13 @@ fn watch(notices: &Receiver<Notice>, received: &Receiver<String>, sent: &Sent) -
                 progress.set_position(done as u64);
             }
             Notice::Outcome(outcome) => outcomes.push(*outcome),
-            Notice::Delivered(_) => delivered += 1,
+            Notice::Delivered(result) => {
+                progress.println(format!(
+                    "appliance  result of study {} accepted by {}",
+                    result.study_uid, result.destination
+                ));
+                delivered += 1;
+            }
         }
     }
     progress.finish_and_clear();

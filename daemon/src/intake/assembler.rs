@@ -50,7 +50,13 @@ pub struct Assembly {
 impl Assembly {
     /// A study of which nothing is there yet.
     pub fn new(now: Instant) -> Self {
-        Self { instances: BTreeMap::new(), open: BTreeSet::new(), aborted: false, last_event: now, contiguous: None }
+        Self {
+            instances: BTreeMap::new(),
+            open: BTreeSet::new(),
+            aborted: false,
+            last_event: now,
+            contiguous: None,
+        }
     }
 
     /// An instance arrived on an association (none: it was in the spool).
@@ -79,7 +85,12 @@ impl Assembly {
     }
 
     /// Whether the study is complete; else, when to ask again if nothing happens.
-    pub fn completed(&mut self, now: Instant, quiet: QuietTimes, range: &InputRange) -> Result<Completed, Instant> {
+    pub fn completed(
+        &mut self,
+        now: Instant,
+        quiet: QuietTimes,
+        range: &InputRange,
+    ) -> Result<Completed, Instant> {
         if self.announced_count_is_there() && self.is_contiguous(range) {
             return Ok(Completed::AnnouncedCount);
         }
@@ -110,6 +121,7 @@ impl Assembly {
             *count += 1;
             *announced = (*announced).max(instance.announced_count);
         }
-        !series.is_empty() && series.values().all(|(count, announced)| announced.is_some_and(|a| *count >= a as usize))
+        !series.is_empty()
+            && series.values().all(|(count, announced)| announced.is_some_and(|a| *count >= a as usize))
     }
 }

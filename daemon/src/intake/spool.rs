@@ -99,9 +99,16 @@ impl Spool {
             fs::create_dir_all(folder).map_err(at(folder))?;
         }
         sync_dir(dir)?;
-        let used = files(&slots_dir)?.into_iter().chain(study_files(&studies_dir)?).filter_map(|p| number(&p));
+        let used =
+            files(&slots_dir)?.into_iter().chain(study_files(&studies_dir)?).filter_map(|p| number(&p));
         let next = used.max().map_or(0, |n| n + 1);
-        Ok(Self { slots_dir, studies_dir, min_free_mib, sequence: AtomicU64::new(next), slots: Arc::default() })
+        Ok(Self {
+            slots_dir,
+            studies_dir,
+            min_free_mib,
+            sequence: AtomicU64::new(next),
+            slots: Arc::default(),
+        })
     }
 
     /// Instances that were sealed, and so perhaps acknowledged, but not filed when the power failed. What is not
@@ -130,8 +137,14 @@ impl Spool {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.is_empty() {
             for _ in 0..SLOTS {
-                let path = self.slots_dir.join(format!("{}.part", self.sequence.fetch_add(1, Ordering::Relaxed)));
-                let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(at(&path))?;
+                let path =
+                    self.slots_dir.join(format!("{}.part", self.sequence.fetch_add(1, Ordering::Relaxed)));
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&path)
+                    .map_err(at(&path))?;
                 slots.push(Slot { path, file });
             }
             sync_dir(&self.slots_dir)?;
@@ -189,13 +202,17 @@ impl Spool {
     /// The file of an instance that a study already has.
     fn earlier(&self, dir: &Path, hash: &str) -> Result<Option<PathBuf>, SpoolError> {
         let starts = format!("{hash}-");
-        Ok(files(dir)?.into_iter().find(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&starts))))
+        Ok(files(dir)?
+            .into_iter()
+            .find(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&starts))))
     }
 
     /// The files of a study, one an instance: where a crash left two, the newer one.
     pub fn instances(&self, key: StudyKey) -> Result<Vec<PathBuf>, SpoolError> {
         let mut paths = files(&self.study_dir(key))?;
-        let hash = |p: &Path| p.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next()).map(str::to_owned);
+        let hash = |p: &Path| {
+            p.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next()).map(str::to_owned)
+        };
         paths.sort_by_key(|p| (hash(p), std::cmp::Reverse(number(p))));
         paths.dedup_by_key(|p| hash(p));
         Ok(paths)
@@ -276,7 +293,8 @@ impl Seal {
     }
 
     fn decode(bytes: &[u8; PREAMBLE]) -> Option<Self> {
-        let number = |range: std::ops::Range<usize>| bytes[range].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+        let number =
+            |range: std::ops::Range<usize>| bytes[range].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
         (bytes[..16] == MAGIC).then(|| Self {
             head_bytes: number(16..24),
             data_set_bytes: number(24..32),
@@ -368,11 +386,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), 0).unwrap();
         let key = StudyKey(7);
-        let Filed::New(path) = spool.file(&receive(&spool, b"from CT1", b"pixels"), key, "1.2").unwrap() else {
+        let Filed::New(path) = spool.file(&receive(&spool, b"from CT1", b"pixels"), key, "1.2").unwrap()
+        else {
             panic!("it is new")
         };
         assert!(fs::read(&path).unwrap().ends_with(b"pixels"));
-        assert_eq!(spool.file(&receive(&spool, b"from CT2", b"pixels"), key, "1.2").unwrap(), Filed::Duplicate);
+        assert_eq!(
+            spool.file(&receive(&spool, b"from CT2", b"pixels"), key, "1.2").unwrap(),
+            Filed::Duplicate
+        );
         let replaced = spool.file(&receive(&spool, b"from CT1", b"other!"), key, "1.2").unwrap();
         assert!(matches!(&replaced, Filed::Replaced(p) if *p != path && p.exists()), "{replaced:?}");
         assert_eq!(spool.instances(key).unwrap().len(), 1);

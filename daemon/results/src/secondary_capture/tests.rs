@@ -180,7 +180,7 @@ fn pydicom_reads_the_same_pixels_and_the_name() {
         assert d.pixel_array.shape == (d.Rows, d.Columns, 3), d.pixel_array.shape\n\
         assert d.pixel_array.tobytes() == open(sys.argv[2], 'rb').read()\n\
         assert d.PatientName.ideographic == '\\u5c71\\u7530^\\u592a\\u90ce', d.PatientName\n\
-        assert d.BurnedInAnnotation == 'YES' and d.ConversionType == 'WSD'\n";
+        assert d.BurnedInAnnotation == 'NO' and d.ConversionType == 'WSD'\n";
     let folder = tempfile::tempdir().unwrap();
     for (path, picture) in files(folder.path()) {
         let pixels = path.with_extension("rgb");
