@@ -90,6 +90,22 @@ struct Receiving {
     in_flight: usize,
 }
 
+/// Counts an open connection until its thread ends, by a panic too.
+struct Open(Arc<Intake>);
+
+impl Open {
+    fn new(intake: &Arc<Intake>) -> Self {
+        intake.open.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(intake))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Shared by the associations.
 pub struct Intake {
     config: Config,
@@ -137,12 +153,13 @@ impl Intake {
                         warn!("connection refused: {} are open", self.open.load(Ordering::SeqCst));
                         continue;
                     }
-                    self.open.fetch_add(1, Ordering::SeqCst);
-                    let intake = Arc::clone(self);
-                    std::thread::Builder::new().name("association".into()).spawn(move || {
-                        intake.serve(stream);
-                        intake.open.fetch_sub(1, Ordering::SeqCst);
-                    })?;
+                    let open = Open::new(self);
+                    let spawned = std::thread::Builder::new()
+                        .name("association".into())
+                        .spawn(move || open.0.serve(stream));
+                    if let Err(error) = spawned {
+                        warn!("connection refused: no thread for it: {error}");
+                    }
                 }
                 // Out of file descriptors, say: it passes.
                 Err(error) => {
@@ -182,6 +199,7 @@ impl Intake {
         }
         self.database.evaluate(key)?;
         receiving.remove(study);
+        self.spool.received(key);
         Ok(true)
     }
 

@@ -7,7 +7,7 @@ use crate::instance::{self, Instance};
 use crate::limits;
 use engine::{Analysis, AnalysisError, Analyzer, LabelVolume, PreparedSlice, SourceSlice, SpacingMm};
 use results::CoronalProjection;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,11 +57,23 @@ pub struct Evaluation {
 
 type Prepared = Result<PreparedSlice, String>;
 
+/// What is prepared, and for which study.
+struct Ready {
+    study: StudyUid,
+    prepared: Prepared,
+}
+
+/// What is being prepared, and whether anybody still wants it.
+struct Running {
+    study: StudyUid,
+    wanted: bool,
+}
+
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Arc<Instance>>,
-    running: HashSet<PathBuf>,
-    ready: HashMap<PathBuf, Prepared>,
+    running: HashMap<PathBuf, Running>,
+    ready: HashMap<PathBuf, Ready>,
     stopping: bool,
 }
 
@@ -121,7 +133,7 @@ impl Pipeline {
         let start = Instant::now();
         let mut timings = BTreeMap::new();
         let evaluated = self.evaluate(instances, progress, &mut timings);
-        self.shared.forget(instances);
+        self.shared.forget(study);
         let (verdict, series_uid, evaluation) = match evaluated {
             Ok(evaluation) => {
                 let findings = self.findings(&evaluation.analysis);
@@ -167,7 +179,7 @@ impl Pipeline {
             }));
         }
         let start = Instant::now();
-        let prepared = self.prepare_rest(&slices, instances, progress, timings).map_err(&refuse)?;
+        let prepared = self.prepare_rest(&slices, progress, timings).map_err(&refuse)?;
         timings.insert("prepare_rest".to_owned(), milliseconds(start));
         let g = &slices[0].header.geometry;
         let spacing =
@@ -202,13 +214,12 @@ impl Pipeline {
     fn prepare_rest(
         &self,
         slices: &[Arc<Instance>],
-        study: &[Arc<Instance>],
         progress: &(dyn Fn(Progress) + Sync),
         timings: &mut BTreeMap<String, f64>,
     ) -> Result<Vec<PreparedSlice>, NotEvaluated> {
         let shared = &self.shared;
         // Nothing else of this study is worth preparing now: other series would only be in the way.
-        shared.cancel(study);
+        shared.cancel(&slices[0].header.study);
         let of = slices.len();
         let done = AtomicUsize::new(shared.count_ready(slices));
         timings.insert("slices".to_owned(), of as f64);
@@ -218,8 +229,8 @@ impl Pipeline {
             for _ in 0..self.threads {
                 scope.spawn(|| {
                     for slice in slices {
-                        if shared.claim(&slice.path) {
-                            shared.put(&slice.path, shared.prepare_guarded(slice));
+                        if shared.claim(slice) {
+                            shared.put(slice, shared.prepare_guarded(slice));
                             progress(Progress::Prepared {
                                 done: done.fetch_add(1, Ordering::Relaxed) + 1,
                                 of,
@@ -262,14 +273,14 @@ impl Shared {
                     return;
                 }
                 match state.waiting.pop_front() {
-                    Some(instance) => break instance,
+                    Some(instance) if state.start(&instance) => break instance,
+                    Some(_) => {}
                     None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 }
             };
-            state.running.insert(instance.path.clone());
             drop(state);
             let prepared = self.prepare_guarded(&instance);
-            self.put(&instance.path, prepared);
+            self.put(&instance, prepared);
         }
     }
 
@@ -291,24 +302,24 @@ impl Shared {
             .unwrap_or_else(|_| Err(format!("instance {}: the decoder panicked", instance.header.instance)))
     }
 
-    fn put(&self, path: &Path, prepared: Prepared) {
+    fn put(&self, instance: &Instance, prepared: Prepared) {
         let mut state = self.lock();
-        state.running.remove(path);
-        state.ready.insert(path.to_owned(), prepared);
+        if let Some(Running { study, wanted: true }) = state.running.remove(&instance.path) {
+            state.ready.insert(instance.path.clone(), Ready { study, prepared });
+        }
         self.changed.notify_all();
     }
 
     /// Takes a slice that nobody has prepared or is preparing.
-    fn claim(&self, path: &Path) -> bool {
-        let mut state = self.lock();
-        !state.ready.contains_key(path) && state.running.insert(path.to_owned())
+    fn claim(&self, instance: &Instance) -> bool {
+        self.lock().start(instance)
     }
 
     fn wait_for(&self, path: &Path) -> Prepared {
         let mut state = self.lock();
         loop {
-            if let Some(prepared) = state.ready.remove(path) {
-                return prepared;
+            if let Some(ready) = state.ready.remove(path) {
+                return ready.prepared;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -320,21 +331,34 @@ impl Shared {
     }
 
     /// Takes a study's instances out of the queue.
-    fn cancel(&self, study: &[Arc<Instance>]) {
-        let paths: HashSet<&Path> = study.iter().map(|i| i.path.as_path()).collect();
-        self.lock().waiting.retain(|i| !paths.contains(i.path.as_path()));
+    fn cancel(&self, study: &StudyUid) {
+        self.lock().waiting.retain(|i| i.header.study != *study);
     }
 
-    /// Drops whatever is prepared of a study, once what is running has ended.
-    fn forget(&self, study: &[Arc<Instance>]) {
-        self.cancel(study);
+    /// Drops whatever is prepared of a study, or will be: other series, and images that were replaced.
+    fn forget(&self, study: &StudyUid) {
         let mut state = self.lock();
-        while study.iter().any(|i| state.running.contains(&i.path)) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.waiting.retain(|i| i.header.study != *study);
+        state.ready.retain(|_, ready| ready.study != *study);
+        for running in state.running.values_mut().filter(|running| running.study == *study) {
+            running.wanted = false;
         }
-        for instance in study {
-            state.ready.remove(&instance.path);
+    }
+}
+
+impl State {
+    /// Marks an instance as being prepared; `false` when it is, or was, already.
+    fn start(&mut self, instance: &Instance) -> bool {
+        if self.ready.contains_key(&instance.path) {
+            return false;
         }
+        if let Some(running) = self.running.get_mut(&instance.path) {
+            running.wanted = true;
+            return false;
+        }
+        let running = Running { study: instance.header.study.clone(), wanted: true };
+        self.running.insert(instance.path.clone(), running);
+        true
     }
 }
 

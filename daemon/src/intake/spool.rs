@@ -10,6 +10,8 @@
 //! A peer's text never becomes a path: names are our own numbers and hashes.
 use crate::database::StudyKey;
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -56,6 +58,9 @@ pub struct Spool {
     min_free_mib: u64,
     sequence: AtomicU64,
     slots: Arc<Mutex<Vec<Slot>>>,
+    /// The files of the studies that are being received, by the hash of their instance: a folder of thousands is
+    /// listed once, not for every instance.
+    receiving: Mutex<HashMap<StudyKey, HashMap<String, PathBuf>>>,
 }
 
 struct Slot {
@@ -108,6 +113,7 @@ impl Spool {
             min_free_mib,
             sequence: AtomicU64::new(next),
             slots: Arc::default(),
+            receiving: Mutex::default(),
         })
     }
 
@@ -179,10 +185,17 @@ impl Spool {
             sync_dir(&self.studies_dir)?;
         }
         let hash = instance_hash(sop_instance);
-        let earlier = self.earlier(&dir, &hash)?;
-        let seal = read_seal(sealed)?;
-        if let Some(earlier) = &earlier
-            && same_data_set(earlier, sealed, seal)?
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match receiving.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => {
+                let files = self.instances(key)?;
+                vacant.insert(files.into_iter().filter_map(|path| Some((hash_of(&path)?, path))).collect())
+            }
+        };
+        let earlier = known.get(&hash);
+        if let Some(earlier) = earlier
+            && same_data_set(earlier, sealed)?
         {
             fs::remove_file(sealed).map_err(at(sealed))?;
             return Ok(Filed::Duplicate);
@@ -190,7 +203,7 @@ impl Spool {
         let number = number(sealed).unwrap_or_else(|| self.sequence.fetch_add(1, Ordering::Relaxed));
         let path = dir.join(format!("{hash}-{number}.dcm"));
         fs::rename(sealed, &path).map_err(at(&path))?;
-        match earlier {
+        match known.insert(hash, path.clone()) {
             Some(earlier) => {
                 fs::remove_file(&earlier).map_err(at(&earlier))?;
                 Ok(Filed::Replaced(path))
@@ -199,12 +212,9 @@ impl Spool {
         }
     }
 
-    /// The file of an instance that a study already has.
-    fn earlier(&self, dir: &Path, hash: &str) -> Result<Option<PathBuf>, SpoolError> {
-        let starts = format!("{hash}-");
-        Ok(files(dir)?
-            .into_iter()
-            .find(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&starts))))
+    /// A study's reception is over for now: its list of files need not be kept in memory.
+    pub fn received(&self, key: StudyKey) {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
     /// The files of a study, one an instance: where a crash left two, the newer one.
@@ -220,6 +230,7 @@ impl Spool {
 
     /// Deletes the images of a study.
     pub fn delete(&self, key: StudyKey) -> Result<(), SpoolError> {
+        self.received(key);
         let dir = self.study_dir(key);
         match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(&dir)(e)),
@@ -327,7 +338,8 @@ fn read_seal(path: &Path) -> Result<Option<Seal>, SpoolError> {
 
 /// Whether two files hold the same data set: same length and checksum, then byte by byte. The heads may differ (they
 /// name the sender), but not in length: the same SOP instance in the same transfer syntax has the same.
-fn same_data_set(earlier: &Path, new: &Path, seal: Option<Seal>) -> Result<bool, SpoolError> {
+fn same_data_set(earlier: &Path, new: &Path) -> Result<bool, SpoolError> {
+    let seal = read_seal(new)?;
     if seal.is_none() || read_seal(earlier)? != seal {
         return Ok(false);
     }
@@ -341,6 +353,11 @@ fn same_data_set(earlier: &Path, new: &Path, seal: Option<Seal>) -> Result<bool,
 
 fn instance_hash(sop_instance: &str) -> String {
     Sha256::digest(sop_instance.as_bytes()).iter().take(12).map(|b| format!("{b:02x}")).collect()
+}
+
+/// The hash in `hash-N.dcm`.
+fn hash_of(path: &Path) -> Option<String> {
+    path.file_name()?.to_str()?.split('-').next().map(str::to_owned)
 }
 
 /// The number in `N.part` or `hash-N.dcm`.
