@@ -1,4 +1,5 @@
 //! One module a command; each has `Args` (parsed by clap) and `run`.
+pub mod analyze;
 pub mod bench;
 pub mod demo;
 pub mod phantom;

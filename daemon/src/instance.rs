@@ -1,7 +1,7 @@
 //! A DICOM instance as a file: its facts and its pixels.
 //!
 //! Owns reading: the walk over the bytes ([`scan`]), the facts that decide ([`header`]) and the image in Hounsfield
-//! units ([`pixels`]). It is bounded whatever the file holds: a file is refused above [`FILE_BYTES_MAX`], every length is
+//! units ([`pixels`]). It is bounded whatever the file holds: a file is refused above [`INSTANCE_BYTES_MAX`], every length is
 //! checked against what is left, and an image's size is checked before anything is decoded. It never changes a file,
 //! never guesses a missing value, and never decodes text or private elements.
 mod codec;
@@ -13,19 +13,15 @@ mod scan;
 pub(crate) mod testing;
 
 pub use error::{InstanceError, Problem};
-pub use header::SOURCE_TAGS;
-pub use pixels::{SliceHu, TRANSFER_SYNTAXES, read_hu};
+pub use pixels::{TRANSFER_SYNTAXES, read_hu};
 pub use scan::RawElement;
 
-use dicom_core::Tag;
+use crate::limits::INSTANCE_BYTES_MAX;
 use scan::{PixelLocation, Scan};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use study::SliceHeader;
-
-/// Largest file that is read: a CT slice of 4096² in 16 bits is 32 MiB, an enhanced CT of 500 slices of 512² 250 MiB.
-pub const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// One instance: what its header says, and where in the file its pixels are.
 #[derive(Debug, Clone)]
@@ -40,7 +36,7 @@ pub struct Instance {
     pub transfer_syntax: String,
     /// How many instances the header announces for the series: (0020,1209), else (0020,1002).
     pub announced_count: Option<u32>,
-    /// The elements of [`SOURCE_TAGS`] that the file holds, as received, in the order of the file.
+    /// The elements of [`results::SOURCE_TAGS`] that the file holds, as received, in the order of the file.
     pub source: Vec<RawElement>,
     /// What the header says about the pixels.
     pub(crate) facts: header::PixelFacts,
@@ -63,7 +59,7 @@ impl Instance {
         if !meta.is_file() {
             return Err(fail(Problem::NotDicom { looks_like: "something other than a file" }));
         }
-        if meta.len() > FILE_BYTES_MAX {
+        if meta.len() > INSTANCE_BYTES_MAX {
             // A film or an archive is no oversized image: say what it is.
             let mut start = vec![0; scan::PREAMBLE_BYTES + 4];
             file.read_exact(&mut start).map_err(|e| fail(Problem::Io(e)))?;
@@ -72,7 +68,7 @@ impl Instance {
         }
         let mut bytes = Vec::with_capacity(meta.len() as usize);
         // A file that grows while it is read stays within the bound.
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| fail(Problem::Io(e)))?;
+        file.take(INSTANCE_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| fail(Problem::Io(e)))?;
         Self::parse(path, &bytes)
     }
 
@@ -81,8 +77,7 @@ impl Instance {
     /// # Errors
     /// As for [`Instance::read`], without the input and output ones.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, InstanceError> {
-        let wanted: Vec<Tag> = header::FACT_TAGS.iter().chain(SOURCE_TAGS).copied().collect();
-        let scan: Scan = scan::scan(bytes, &wanted).map_err(|p| InstanceError::new(path, p))?;
+        let scan: Scan = scan::scan(bytes, &header::wanted()).map_err(|p| InstanceError::new(path, p))?;
         header::instance(path, scan).map_err(|p| InstanceError::new(path, p))
     }
 

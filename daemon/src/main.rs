@@ -28,6 +28,8 @@ enum Command {
     Run(commands::run::Args),
     /// All of it on loopback: a scanner that sends, the appliance, a console that receives.
     Demo(commands::demo::Args),
+    /// Studies from files: a table, or one JSON object a study.
+    Analyze(commands::analyze::Args),
     /// Time a whole study by stage, and the intake against DCMTK's storescp.
     Bench(commands::bench::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
@@ -35,10 +37,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,jpeg2k=error")).init();
     let result = match Cli::parse().command {
         Command::Run(args) => commands::run::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
+        Command::Analyze(args) => commands::analyze::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
     };

@@ -1,5 +1,5 @@
 //! What can be wrong with a file, in words that name it and say what to do.
-use super::FILE_BYTES_MAX;
+use crate::limits::INSTANCE_BYTES_MAX;
 use std::path::{Path, PathBuf};
 
 /// A file that could not be read, and why.
@@ -34,7 +34,7 @@ pub enum Problem {
     #[error("a DICOMDIR: the index of a medium, which holds no image itself")]
     Directory,
     /// Above the bound.
-    #[error("{bytes} bytes, more than the {FILE_BYTES_MAX} that are read; send single slices")]
+    #[error("{bytes} bytes, more than the {INSTANCE_BYTES_MAX} that are read; send single slices")]
     TooLarge {
         /// Size of the file.
         bytes: u64,

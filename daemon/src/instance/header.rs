@@ -17,28 +17,6 @@ const ENHANCED_CT: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.
 /// Values of Image Type that no slice of an axial acquisition bears.
 const NO_SLICE: [&str; 7] = ["LOCALIZER", "SCOUT", "MIP", "MINIP", "MPR", "SCREEN SAVE", "PROJECTION IMAGE"];
 
-/// Elements that the results repeat, so that they are filed with the same patient and study (PS3.3 sections C.7.1.1,
-/// C.7.2.1 and C.7.4.1).
-pub const SOURCE_TAGS: &[Tag] = &[
-    tags::SPECIFIC_CHARACTER_SET,
-    tags::STUDY_DATE,
-    tags::STUDY_TIME,
-    tags::ACCESSION_NUMBER,
-    tags::REFERRING_PHYSICIAN_NAME,
-    tags::TIMEZONE_OFFSET_FROM_UTC,
-    tags::STUDY_DESCRIPTION,
-    tags::PATIENT_NAME,
-    tags::PATIENT_ID,
-    tags::ISSUER_OF_PATIENT_ID,
-    tags::PATIENT_BIRTH_DATE,
-    tags::PATIENT_SEX,
-    tags::PATIENT_AGE,
-    tags::STUDY_INSTANCE_UID,
-    tags::STUDY_ID,
-    tags::FRAME_OF_REFERENCE_UID,
-    tags::POSITION_REFERENCE_INDICATOR,
-];
-
 /// Elements that decide.
 pub(super) const FACT_TAGS: &[Tag] = &[
     tags::IMAGE_TYPE,
@@ -48,6 +26,7 @@ pub(super) const FACT_TAGS: &[Tag] = &[
     tags::KVP,
     tags::GANTRY_DETECTOR_TILT,
     tags::CONVOLUTION_KERNEL,
+    tags::STUDY_INSTANCE_UID,
     tags::SERIES_INSTANCE_UID,
     tags::IMAGE_POSITION_PATIENT,
     tags::IMAGE_ORIENTATION_PATIENT,
@@ -67,6 +46,12 @@ pub(super) const FACT_TAGS: &[Tag] = &[
     tags::RESCALE_INTERCEPT,
     tags::RESCALE_SLOPE,
 ];
+
+/// The elements that are copied from a file: those that decide, and those that the results repeat.
+pub(super) fn wanted() -> Vec<Tag> {
+    let source = results::SOURCE_TAGS.iter().map(|s| Tag(s.tag.0, s.tag.1));
+    FACT_TAGS.iter().copied().chain(source).collect()
+}
 
 /// What the header says about the pixels; `None` and empty where it is silent.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +90,7 @@ pub(super) fn instance(path: &Path, mut scan: Scan) -> Result<Instance, Problem>
     };
     let facts = pixel_facts(&scan);
     let announced_count = announced_count(&scan);
-    scan.elements.retain(|e| SOURCE_TAGS.contains(&e.tag));
+    scan.elements.retain(|e| !FACT_TAGS.contains(&e.tag));
     Ok(Instance {
         path: path.to_owned(),
         header,

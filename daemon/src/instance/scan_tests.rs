@@ -1,6 +1,7 @@
 use super::*;
+use crate::instance::header::wanted;
 use crate::instance::testing::{SMALL, slice, write};
-use crate::instance::{Instance, SOURCE_TAGS, header::FACT_TAGS, read_hu};
+use crate::instance::{Instance, read_hu};
 use dicom_dictionary_std::tags;
 use std::path::Path;
 
@@ -10,10 +11,6 @@ fn file(transfer_syntax: &str) -> Vec<u8> {
     let path = dir.path().join("a");
     write(slice(SMALL, "1.2.3.4"), transfer_syntax, &path);
     std::fs::read(path).unwrap()
-}
-
-fn wanted() -> Vec<Tag> {
-    FACT_TAGS.iter().chain(SOURCE_TAGS).copied().collect()
 }
 
 /// Wanted elements in a test slice: all but Modality and Manufacturer.
