@@ -27,7 +27,7 @@ def batch(rng, groups, weights, count):
     for _ in range(count):
         group = groups[rng.choice(len(groups), p=weights)]
         sample = group[rng.randint(len(group))]
-        hu, (mask,) = augment.geometry(rng, sample.hu, [sample.mask], sample.pixel_mm, size)
+        hu, (mask,) = augment.geometry(rng, sample.hu.astype(np.float32), [sample.mask], sample.pixel_mm, size)
         if rng.rand() < PASTE_CHANCE:
             hu, _ = augment.paste_lesions(rng, hu, mask, full=0.1)
         slices.append(data.window(augment.intensity(rng, hu)))
@@ -71,6 +71,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--out", default="runs/lungs")
+    parser.add_argument("--phantoms", help="phantoms packed by triage_models.phantoms")
     parser.add_argument("--resume", help="checkpoint to start from")
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=8)
@@ -85,7 +86,11 @@ def main():
 
     groups = [data.lung_slices(args.data, False), data.volume_slices(data.lung_volumes(args.data, False))]
     weights = [0.65, 0.35]
+    if args.phantoms:
+        groups.append(data.phantom_lungs(args.phantoms))
+        weights = [0.5, 0.27, 0.23]
     test = data.lung_slices(args.data, True)
+    sound = [s for s in test if s.name not in data.FAULTY_MASKS]
     test_volumes = data.volume_slices(data.lung_volumes(args.data, True))
 
     net = LungNet().to(memory_format=torch.channels_last)
@@ -109,9 +114,11 @@ def main():
         losses.append(float(loss.detach()))
         if step % 20 == 0:
             print(f"step {step} loss {np.mean(losses[-20:]):.4f} {time.time() - started:.0f} s", flush=True)
-        if step % 100 == 0 or step == args.steps:
+        if step % 150 == 0 or step == args.steps:
             quality = {"step": step, "seconds": round(time.time() - started)}
-            quality["slices_volume_dice"], quality["slices_mean_dice"] = evaluate(net, test)
+            quality["slices_volume_dice"], quality["slices_mean_dice"] = evaluate(net, sound)
+            if step == args.steps:
+                quality["all_volume_dice"], quality["all_mean_dice"] = evaluate(net, test)
             if step % 300 == 0 or step == args.steps:
                 quality["volume_volume_dice"], _ = evaluate(net, test_volumes)
             print(json.dumps(quality), flush=True)

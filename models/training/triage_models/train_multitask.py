@@ -21,7 +21,13 @@ from .train_lungs import dice
 
 SIZES = ((112, 160), (128, 160), (128, 176), (144, 144))
 # (chance in a batch, weight in the loss) of each source.
-SOURCES = {"doctor": (0.40, 1.0), "pseudo": (0.15, 0.3), "healthy": (0.2, 1.0), "synthetic": (0.25, 0.7)}
+SOURCES = {
+    "doctor": (0.40, 1.0),
+    "pseudo": (0.12, 0.3),
+    "healthy": (0.2, 1.0),
+    "synthetic": (0.2, 0.7),
+    "phantom": (0.2, 1.0),
+}
 
 
 def crop_to_lungs(rng, hu, lungs, margin=0.2):
@@ -51,8 +57,9 @@ def draw(rng, sources, size):
             hu, mask = augment.paste_lesions(rng, hu, lungs)
     else:
         quarter = 0.0 if name == "phantom" else 0.3
+        hu = sample.hu.astype(np.float32)
         hu, (mask,) = augment.geometry(
-            rng, sample.hu, [sample.mask], sample.pixel_mm, size, 25.0, 1.3, prone=0.2, quarter=quarter, edge=0.5
+            rng, hu, [sample.mask], sample.pixel_mm, size, 25.0, 1.3, prone=0.2, quarter=quarter, edge=0.5
         )
     return data.window(augment.intensity(rng, hu)), mask, weight
 
@@ -106,6 +113,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--out", default="runs/multitask")
+    parser.add_argument("--phantoms", help="phantoms packed by triage_models.phantoms")
     parser.add_argument("--resume", help="checkpoint to start from")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=8)
@@ -125,6 +133,8 @@ def main():
         "healthy": healthy,
         "synthetic": healthy,
     }
+    if args.phantoms:
+        groups["phantom"] = data.phantom_lesions(args.phantoms)
     sources = {name: (groups[name],) + SOURCES[name] for name in groups}
     test = data.lesion_slices(args.data, "doctor_test")
 
