@@ -125,3 +125,7 @@ impl Assembly {
             && series.values().all(|(count, announced)| announced.is_some_and(|a| *count >= a as usize))
     }
 }
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

@@ -1,0 +1,208 @@
+//! Completion, with an invented clock.
+use super::*;
+use crate::instance::testing::{SMALL, slice, write};
+use study::series::ImageKind;
+
+const SHORT: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(15);
+const QUIET: QuietTimes = QuietTimes { short: SHORT, long: LONG };
+const A: AssociationId = AssociationId(1);
+const B: AssociationId = AssociationId(2);
+
+fn range() -> InputRange {
+    InputRange {
+        kvp: [80.0, 140.0],
+        slice_spacing_mm: [0.5, 10.0],
+        pixel_spacing_mm: [0.3, 1.5],
+        min_slices: 8,
+        preferred_kernels: vec!["B40f".into()],
+        preferred_slice_thickness_mm: [1.0, 3.0],
+    }
+}
+
+/// `n` slices, 2 mm apart.
+fn series(n: usize) -> Vec<Instance> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("slice.dcm");
+    write(slice(SMALL, "1.2.3.4"), "1.2.840.10008.1.2.1", &path);
+    let first = Instance::read(&path).unwrap();
+    (0..n)
+        .map(|i| {
+            let mut instance = first.clone();
+            instance.header.instance = SopInstanceUid::new(&format!("1.2.3.4.{i}")).unwrap();
+            instance.header.geometry.position_mm[2] -= 2.0 * i as f64;
+            instance
+        })
+        .collect()
+}
+
+/// An assembly, its clock and its start.
+struct Scene {
+    assembly: Assembly,
+    start: Instant,
+    now: Instant,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let start = Instant::now();
+        Self { assembly: Assembly::new(start), start, now: start }
+    }
+
+    fn arrive(&mut self, slices: &[Instance], association: Option<AssociationId>) {
+        for slice in slices {
+            self.assembly.arrived(Arc::new(slice.clone()), association, self.now);
+        }
+    }
+
+    fn end(&mut self, association: AssociationId, released: bool) {
+        self.assembly.ended(association, released, self.now);
+    }
+
+    fn wait(&mut self, seconds: f64) {
+        self.now += Duration::from_secs_f64(seconds);
+    }
+
+    fn completed(&mut self) -> Result<Completed, Duration> {
+        self.assembly.completed(self.now, QUIET, &range()).map_err(|due| due - self.start)
+    }
+}
+
+#[test]
+fn a_whole_series_is_complete_a_short_quiet_time_after_the_release() {
+    let mut scene = Scene::new();
+    scene.arrive(&series(10), Some(A));
+    scene.wait(1.0);
+    scene.end(A, true);
+    assert_eq!(scene.completed(), Err(SHORT + Duration::from_secs(1)));
+    scene.wait(2.9);
+    assert!(scene.completed().is_err());
+    scene.wait(0.1);
+    assert_eq!(scene.completed(), Ok(Completed::ContiguousAndQuiet));
+}
+
+#[test]
+fn what_is_not_certain_waits_for_the_long_quiet_time() {
+    /// A case: its name, the slices, and what becomes of their association.
+    type Case = (&'static str, Vec<Instance>, fn(&mut Scene));
+    let whole = series(10);
+    let mut gap = whole.clone();
+    gap.remove(4);
+    let few = series(7);
+    let mut scout = series(1);
+    scout[0].header.kind = ImageKind::LocalizerOrDerived;
+    let cases: [Case; 6] = [
+        ("still open", whole.clone(), |_| {}),
+        ("aborted", whole.clone(), |scene| scene.end(A, false)),
+        ("a second one open", whole, |scene| {
+            scene.arrive(&series(1), Some(B));
+            scene.end(A, true);
+        }),
+        ("a gap", gap, |scene| scene.end(A, true)),
+        ("few slices", few, |scene| scene.end(A, true)),
+        ("a scout alone", scout, |scene| scene.end(A, true)),
+    ];
+    for (name, slices, happens) in cases {
+        let mut scene = Scene::new();
+        scene.arrive(&slices, Some(A));
+        happens(&mut scene);
+        assert_eq!(scene.completed(), Err(LONG), "{name}");
+        scene.wait(14.9);
+        assert!(scene.completed().is_err(), "{name}");
+        scene.wait(0.1);
+        assert_eq!(scene.completed(), Ok(Completed::LongQuiet), "{name}");
+    }
+}
+
+#[test]
+fn the_announced_count_completes_at_once() {
+    let mut slices = series(10);
+    slices.iter_mut().for_each(|s| s.announced_count = Some(10));
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..9], Some(A));
+    assert!(scene.completed().is_err());
+    scene.arrive(&slices[9..], Some(A));
+    assert_eq!(scene.completed(), Ok(Completed::AnnouncedCount), "the association need not end");
+}
+
+#[test]
+fn an_announced_count_does_not_hide_a_gap_or_another_series() {
+    let mut slices = series(11);
+    slices.remove(5);
+    slices.iter_mut().for_each(|s| s.announced_count = Some(10));
+    let mut scene = Scene::new();
+    scene.arrive(&slices, Some(A));
+    assert!(scene.completed().is_err(), "ten slices came, with a gap: an eleventh may follow");
+
+    let mut slices = series(20);
+    slices.iter_mut().for_each(|s| s.announced_count = Some(10));
+    for slice in &mut slices[10..] {
+        slice.header.series = SeriesUid::new("1.2.3.9").unwrap();
+    }
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..19], Some(A));
+    assert!(scene.completed().is_err(), "the second series lacks one");
+    scene.arrive(&slices[19..], Some(A));
+    assert_eq!(scene.completed(), Ok(Completed::AnnouncedCount));
+}
+
+#[test]
+fn each_slice_begins_the_quiet_time_anew() {
+    let slices = series(12);
+    let mut scene = Scene::new();
+    for slice in slices.chunks(1) {
+        scene.wait(10.0);
+        scene.arrive(slice, Some(A));
+        assert!(scene.completed().is_err());
+    }
+    scene.end(A, true);
+    scene.wait(3.0);
+    assert_eq!(scene.completed(), Ok(Completed::ContiguousAndQuiet));
+    assert_eq!(scene.assembly.instances().len(), 12);
+}
+
+#[test]
+fn a_sender_that_comes_back_after_an_abort_is_trusted_again() {
+    let slices = series(12);
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..9], Some(A));
+    scene.end(A, false);
+    scene.wait(5.0);
+    scene.arrive(&slices[9..], Some(B));
+    scene.end(B, true);
+    assert_eq!(scene.completed(), Err(Duration::from_secs(5) + SHORT));
+}
+
+#[test]
+fn the_end_of_a_strangers_association_is_no_event() {
+    let mut scene = Scene::new();
+    scene.arrive(&series(10), Some(A));
+    scene.end(A, true);
+    scene.wait(2.0);
+    scene.end(B, false);
+    assert_eq!(scene.completed(), Err(SHORT));
+}
+
+#[test]
+fn the_same_instance_counts_once_and_recovered_ones_have_no_association() {
+    let slices = series(10);
+    let mut scene = Scene::new();
+    scene.arrive(&slices, None);
+    scene.arrive(&slices[..4], None);
+    assert_eq!(scene.assembly.instances().len(), 10);
+    scene.wait(3.0);
+    assert_eq!(scene.completed(), Ok(Completed::ContiguousAndQuiet));
+}
+
+#[test]
+fn a_slice_that_closes_a_gap_makes_the_series_whole() {
+    let slices = series(10);
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..4], Some(A));
+    scene.arrive(&slices[5..], Some(A));
+    scene.end(A, true);
+    assert_eq!(scene.completed(), Err(LONG));
+    scene.arrive(&slices[4..5], Some(B));
+    scene.end(B, true);
+    assert_eq!(scene.completed(), Err(SHORT));
+}

@@ -1,0 +1,262 @@
+//! The daemon as a process: built once, configured, started, killed, and asked by way of its database.
+use crate::wait_for;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+
+/// The daemon's AE title in every test.
+pub const AE_TITLE: &str = "TRIAGED";
+
+/// The binary under test, built in the profile of the tests.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("TRIAGED_BIN") {
+            return given.into();
+        }
+        // target/<profile>/deps/<test>
+        let test = std::env::current_exe().unwrap();
+        let profile = test.parent().and_then(Path::parent).unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        // The whole workspace is selected, so that the dependencies have the features of `cargo test --workspace`.
+        cargo.args(["build", "--workspace", "--bin", "triaged"]).current_dir(workspace());
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let built = cargo.output().unwrap();
+        assert!(built.status.success(), "{cargo:?}: {}", String::from_utf8_lossy(&built.stderr));
+        profile.join("triaged")
+    })
+}
+
+/// The root of the checkout.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// `triaged` with arguments.
+pub fn triaged(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// What a test may set; the rest is the same in all of them.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Calling AE titles that are let in.
+    pub callers: &'static [&'static str],
+    /// Associations at a time.
+    pub associations_max: usize,
+    /// Time that a connection has to request its association.
+    pub association_request_timeout_s: f64,
+    /// Free space that is kept.
+    pub min_free_mib: u64,
+    /// Quiet time of a whole series.
+    pub quiet_short_s: f64,
+    /// Quiet time of any other. Long enough for a sender to be started meanwhile.
+    pub quiet_long_s: f64,
+    /// AE titles (also their names) and ports of the destinations, on loopback.
+    pub destinations: Vec<(&'static str, u16)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            callers: &["*"],
+            associations_max: 16,
+            association_request_timeout_s: 10.0,
+            min_free_mib: 16,
+            quiet_short_s: 0.5,
+            quiet_long_s: 4.0,
+            destinations: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    fn toml(&self, storage: &Path) -> String {
+        let mut text = format!(
+            r#"
+[dicom]
+ae_title = "{AE_TITLE}"
+listen = "127.0.0.1:0"
+callers = {:?}
+associations_max = {}
+association_request_timeout_s = {:?}
+[storage]
+dir = {storage:?}
+min_free_mib = {}
+[policy]
+mode = "severity"
+operating_point = 0.5
+severity_min = 0.1
+[completion]
+quiet_short_s = {:?}
+quiet_long_s = {:?}
+"#,
+            self.callers,
+            self.associations_max,
+            self.association_request_timeout_s,
+            self.min_free_mib,
+            self.quiet_short_s,
+            self.quiet_long_s,
+        );
+        for (name, port) in &self.destinations {
+            write!(
+                text,
+                "[[destination]]\nname = \"{name}\"\nae_title = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"
+            )
+            .unwrap();
+        }
+        text
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    /// Open until the end: the daemon may write to it.
+    _stdout: BufReader<ChildStdout>,
+    dir: PathBuf,
+    /// The port that it listens on.
+    pub port: u16,
+}
+
+impl Daemon {
+    /// Starts the daemon on `dir`, where an earlier one may have left its storage, and waits until it listens.
+    pub fn start(dir: &Path, settings: &Settings) -> Self {
+        let config = dir.join("triaged.toml");
+        fs::write(&config, settings.toml(&dir.join("storage"))).unwrap();
+        let log = File::options().create(true).append(true).open(dir.join("triaged.log")).unwrap();
+        let mut child = triaged(&["run", "--config"])
+            .arg(&config)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", binary().display()));
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        let Some(port) = port.filter(|_| line.starts_with("listening on ")) else {
+            panic!(
+                "the daemon said {line:?}; its log:\n{}",
+                fs::read_to_string(dir.join("triaged.log")).unwrap()
+            )
+        };
+        Self { child, _stdout: stdout, dir: dir.to_owned(), port }
+    }
+
+    /// Ends it as a power failure does.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it as the service manager does.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+
+    /// Everything that it has logged, earlier runs on the same folder included.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("triaged.log")).unwrap()
+    }
+
+    /// The most memory that it has had resident, MiB.
+    pub fn peak_mib(&self) -> u64 {
+        peak_mib(self.child.id()).unwrap()
+    }
+
+    /// Files that the spool holds under its studies.
+    pub fn filed(&self) -> usize {
+        let files = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        files(&self.dir.join("storage/spool/studies"))
+            .flat_map(|study| files(&study).collect::<Vec<_>>())
+            .count()
+    }
+
+    fn database(&self) -> Connection {
+        let path = self.dir.join("storage/triaged.db");
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        connection.busy_timeout(crate::PATIENCE).unwrap();
+        connection
+    }
+
+    fn texts(&self, sql: &str, study: &str) -> Vec<String> {
+        let database = self.database();
+        let mut statement = database.prepare(sql).unwrap();
+        let rows = statement.query_map([study], |row| row.get(0)).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    }
+
+    /// The outcomes of a study, revision by revision.
+    pub fn outcomes(&self, study: &str) -> Vec<Value> {
+        let sql = "SELECT outcome FROM outcomes JOIN studies ON id = study_id WHERE study_uid = ?1 ORDER BY revision";
+        self.texts(sql, study).iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+    }
+
+    /// SOP Instance UIDs of the results of a study, in the order of their making.
+    pub fn results(&self, study: &str) -> Vec<String> {
+        let sql = "SELECT sop_instance_uid FROM results r JOIN studies s ON s.id = study_id WHERE study_uid = ?1 ORDER BY r.id";
+        self.texts(sql, study)
+    }
+
+    /// The state of a study.
+    pub fn state(&self, study: &str) -> Option<String> {
+        let sql = "SELECT state FROM studies WHERE study_uid = ?1";
+        self.database().query_row(sql, [study], |row| row.get(0)).optional().unwrap()
+    }
+
+    /// Results that wait for a destination.
+    pub fn waiting(&self) -> usize {
+        let sql = "SELECT COUNT(*) FROM outbox WHERE state = 'waiting'";
+        self.database().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// Waits until a study is done, and gives its only outcome.
+    pub fn outcome(&self, study: &str) -> Value {
+        self.wait_done(study);
+        let mut outcomes = self.outcomes(study);
+        assert_eq!(outcomes.len(), 1, "study {study}: {outcomes:?}");
+        outcomes.remove(0)
+    }
+
+    /// Waits until a study has an outcome for all of its slices.
+    pub fn wait_done(&self, study: &str) {
+        wait_for(&format!("an outcome of study {study}"), || {
+            (self.state(study).as_deref() == Some("done")).then_some(())
+        });
+    }
+
+    /// Waits until every result was accepted by every destination.
+    pub fn wait_delivered(&self) {
+        wait_for("the delivery of all results", || (self.waiting() == 0).then_some(()));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+/// The most memory that a process has had resident, MiB; `None` once it has ended.
+pub fn peak_mib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? / 1024)
+}

@@ -1,0 +1,233 @@
+//! Limits, power failures and hostile files.
+#![allow(clippy::unwrap_used)] // Test code throughout.
+use dicom_dictionary_std::tags;
+use dimse::requestor::{Requestor, RequestorConfig};
+use dimse::{Status, uids};
+use e2e::daemon::{AE_TITLE, Daemon, Settings};
+use e2e::peers::{Process, Storescp, dcmtk, free_port, have, run, storescu};
+use e2e::slices::{self, SLICES, phantom, renamed, text};
+use e2e::wait_for;
+use serde_json::json;
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// What the daemon may take while the networks are loaded and a hostile file is received.
+const PEAK_MIB_MAX: u64 = 400;
+
+#[test]
+fn a_connection_that_never_speaks_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { association_request_timeout_s: 1.0, ..Settings::default() };
+    let daemon = Daemon::start(dir.path(), &settings);
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+    let start = Instant::now();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // An A-ABORT may come first (PS3.8 section 9.2.3, AA-2 only closes); then the end.
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(900), "closed after {:?}", start.elapsed());
+    assert!(said.is_empty() || said[0] == 7, "{said:?}");
+}
+
+#[test]
+fn one_association_too_many_is_told_to_come_back() {
+    if !have(&["echoscu"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &Settings { associations_max: 1, ..Settings::default() });
+    let mut endless = dcmtk("echoscu", &daemon);
+    endless.args(["--repeat", "100000000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let holder = Process(endless.spawn().unwrap());
+    wait_for("the first association", || daemon.log().contains("association 1 from CT1").then_some(()));
+    let (ok, said) = run(&mut dcmtk("echoscu", &daemon));
+    assert!(!ok && said.contains("Transient") && said.contains("Temporary Congestion"), "{said}");
+    drop(holder);
+    wait_for("room", || run(&mut dcmtk("echoscu", &daemon)).0.then_some(()));
+}
+
+#[test]
+fn a_full_disk_is_said_so() {
+    if !have(&["storescu"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &Settings { min_free_mib: 1 << 40, ..Settings::default() });
+    let slices = phantom(&dir.path().join("phantom"), "0,0");
+    let two = slices::write(&slices[..2], &dir.path().join("two"));
+    let (_, said) = run(dcmtk("storescu", &daemon).args(["-v", "--no-halt", "+sd"]).arg(&two));
+    assert_eq!(said.matches("Refused: OutOfResources").count(), 2, "{said}");
+    assert_eq!((daemon.filed(), daemon.state(&text(&slices[0], tags::STUDY_INSTANCE_UID))), (0, None));
+}
+
+/// Responses to C-STORE that said success, in what `storescu -v` said.
+fn acknowledged(said: &str) -> usize {
+    said.matches("Received Store Response (Success)").count()
+}
+
+#[test]
+fn power_fails_while_receiving() {
+    if !have(&["storescu"]) {
+        return;
+    }
+    const STUDY: &str = "2.25.700";
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { quiet_long_s: 1.0, ..Settings::default() };
+    let slices = renamed(&phantom(&dir.path().join("phantom"), "40,20"), STUDY, "2.25.700.1");
+    let folder = slices::write(&slices, &dir.path().join("study"));
+    let daemon = Daemon::start(dir.path(), &settings);
+    // Nagle's algorithm, which other tests turn off, makes this sender slow: time to pull the plug.
+    let mut sender = dcmtk("storescu", &daemon);
+    sender
+        .args(["-v", "+sd"])
+        .arg(&folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let sender = sender.spawn().unwrap();
+    wait_for("some slices", || (daemon.filed() >= 3).then_some(()));
+    daemon.kill();
+    let said = sender.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    let kept = acknowledged(&said);
+    assert!((3..SLICES).contains(&kept), "{kept}: {said}");
+
+    let daemon = Daemon::start(dir.path(), &settings);
+    assert!(daemon.filed() >= kept, "{} of {kept}", daemon.filed());
+    // What was acknowledged has its outcome, though the rest never comes …
+    daemon.wait_done(STUDY);
+    let revisions = daemon.outcomes(STUDY).len();
+    assert_eq!(revisions, 1);
+    // … and when it comes, the study is judged as a whole.
+    storescu(&daemon, &[], &folder);
+    wait_for("the whole study", || (daemon.outcomes(STUDY).len() > revisions).then_some(()));
+    daemon.wait_done(STUDY);
+    let outcomes = daemon.outcomes(STUDY);
+    let last = outcomes.last().unwrap();
+    assert_eq!(last["outcome"], "flagged", "{last}");
+    assert_eq!(last["timings_ms"]["slices"], json!(SLICES as f64));
+    assert_eq!(daemon.filed(), SLICES);
+}
+
+#[test]
+fn power_fails_while_waiting_evaluating_and_delivering() {
+    if !have(&["storescu", "storescp"]) {
+        return;
+    }
+    const STUDY: &str = "2.25.710";
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let settings =
+        Settings { destinations: vec![("CONSOLE", port)], quiet_short_s: 2.0, ..Settings::default() };
+    let slices = renamed(&phantom(&dir.path().join("phantom"), "40,20"), STUDY, "2.25.710.1");
+    let folder = slices::write(&slices, &dir.path().join("study"));
+
+    let daemon = Daemon::start(dir.path(), &settings);
+    storescu(&daemon, &[], &folder);
+    assert_eq!(daemon.state(STUDY).as_deref(), Some("receiving"));
+    daemon.kill();
+
+    let daemon = Daemon::start(dir.path(), &settings);
+    wait_for("the evaluation", || (daemon.state(STUDY).as_deref() == Some("evaluating")).then_some(()));
+    daemon.kill();
+
+    // The console is not there yet.
+    let daemon = Daemon::start(dir.path(), &settings);
+    let outcome = daemon.outcome(STUDY);
+    assert_eq!(outcome["outcome"], "flagged", "{outcome}");
+    assert_eq!(outcome["timings_ms"]["slices"], json!(SLICES as f64));
+    let results = daemon.results(STUDY);
+    wait_for("an attempt", || daemon.log().contains("not accepted by CONSOLE").then_some(()));
+    assert_eq!((results.len(), daemon.waiting()), (1, 1));
+    daemon.kill();
+
+    let console = Storescp::start(&dir.path().join("console"), port);
+    let daemon = Daemon::start(dir.path(), &settings);
+    daemon.wait_delivered();
+    assert_eq!(daemon.results(STUDY), results, "the result is sent as it was made before the failure");
+    let received: Vec<String> = console.received().into_iter().map(|(uid, _)| uid).collect();
+    assert_eq!(received, results);
+    assert_eq!(daemon.outcomes(STUDY).len(), 1);
+}
+
+/// An explicit-VR element with a short length.
+fn element(group: u16, number: u16, vr: &str, value: &[u8]) -> Vec<u8> {
+    let mut bytes = [group.to_le_bytes(), number.to_le_bytes()].concat();
+    bytes.extend(vr.as_bytes());
+    bytes.extend((value.len() as u16).to_le_bytes());
+    bytes.extend(value);
+    bytes
+}
+
+const UNDEFINED: [u8; 4] = [0xFF; 4];
+const ITEM: [u8; 4] = [0xFE, 0xFF, 0x00, 0xE0];
+
+const ITEM_END: [u8; 8] = [0xFE, 0xFF, 0x0D, 0xE0, 0, 0, 0, 0];
+const SEQUENCE_END: [u8; 8] = [0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0];
+/// A private element, as its tag in little endian.
+const PRIVATE: [u8; 4] = [0x09, 0x00, 0x01, 0x10];
+
+/// A CT header with a private UN element of undefined length, half a megabyte of `content`, then `end`.
+/// dicom-rs took 1.78 GB and 7.4 s for one (its issue 169).
+fn bomb(uid: &str, content: &[u8], end: &[u8]) -> Vec<u8> {
+    let text = |value: &str| {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.resize(bytes.len().next_multiple_of(2), 0);
+        bytes
+    };
+    let mut bytes = element(0x0008, 0x0016, "UI", &text(uids::CT_IMAGE_STORAGE));
+    bytes.extend(element(0x0008, 0x0018, "UI", &text(uid)));
+    bytes.extend([&PRIVATE[..], b"UN\0\0", &UNDEFINED].concat());
+    let times = 500_000 / (content.len() + end.len());
+    bytes.extend(content.repeat(times));
+    // Items that nest end as often as they begin.
+    bytes.extend(end.repeat(if end.is_empty() { 0 } else { times }));
+    bytes.extend(SEQUENCE_END);
+    bytes.extend(element(0x0020, 0x000D, "UI", &text(uid)));
+    bytes.extend(element(0x0020, 0x000E, "UI", &text(&format!("{uid}.1"))));
+    bytes
+}
+
+/// The bombs: UID, data set, and whether it can be filed.
+fn bombs() -> [(&'static str, Vec<u8>, bool); 3] {
+    // PS3.5 section 6.2.2: the content of such a UN element is implicit VR little endian, and may nest.
+    let nested = [&ITEM[..], &UNDEFINED, &PRIVATE, &UNDEFINED].concat();
+    let nested_end = [SEQUENCE_END, ITEM_END].concat();
+    let empty_items = [&ITEM[..], &[0; 4]].concat();
+    let small_elements = [&ITEM[..], &10u32.to_le_bytes(), &PRIVATE, &[2, 0, 0, 0, b'a', b'b']].concat();
+    [
+        ("2.25.801", bomb("2.25.801", &nested, &nested_end), false),
+        ("2.25.802", bomb("2.25.802", &empty_items, &[]), true),
+        ("2.25.803", bomb("2.25.803", &small_elements, &[]), true),
+    ]
+}
+
+#[test]
+fn a_memory_bomb_costs_an_answer_not_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &Settings { quiet_long_s: 0.5, ..Settings::default() });
+    let contexts: dimse::ContextTable<'_> = &[
+        (uids::VERIFICATION, &[uids::EXPLICIT_VR_LITTLE_ENDIAN]),
+        (uids::CT_IMAGE_STORAGE, &[uids::EXPLICIT_VR_LITTLE_ENDIAN]),
+    ];
+    let (calling, called) = ("CT1".parse().unwrap(), AE_TITLE.parse().unwrap());
+    let before_mib = daemon.peak_mib();
+    let address = format!("127.0.0.1:{}", daemon.port);
+    for (uid, bytes, good) in bombs() {
+        let config = RequestorConfig::default();
+        let mut scu = Requestor::connect(address.as_str(), &calling, &called, contexts, &config).unwrap();
+        let (class, syntax) = (uids::CT_IMAGE_STORAGE, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+        let answer = scu.store(class, uid, syntax, bytes.as_slice(), bytes.len() as u64).unwrap();
+        let want = if good { Status::SUCCESS } else { Status::CANNOT_UNDERSTAND };
+        assert_eq!(answer.status, want, "{uid}: {:?}", answer.error_comment);
+        assert_eq!(scu.echo().unwrap(), Status::SUCCESS, "{uid}");
+        scu.release().unwrap();
+        if good {
+            assert_eq!(daemon.outcome(uid)["outcome"], "not_evaluated");
+        }
+    }
+    let peak_mib = daemon.peak_mib();
+    assert!(peak_mib <= before_mib + 50 && peak_mib <= PEAK_MIB_MAX, "{before_mib} MiB, then {peak_mib} MiB");
+}
