@@ -1,13 +1,14 @@
 //! The compressions of CT images, each in its own file. Every decoder is given the size that the header announces,
 //! checks it against the stream before it allocates, and gives one 16-bit cell a pixel.
 //!
-//! RLE and lossless JPEG are our own: `jpeg-decoder` (which dicom-rs uses) ignores restart intervals and the point
-//! transform of lossless JPEG without an error, and wrong pixels in silence are the worst of answers.
+//! RLE, lossless JPEG and JPEG-LS are our own. `jpeg-decoder` 0.3.2 (which dicom-rs uses) ignores restart intervals and
+//! the point transform of lossless JPEG without an error, and wrong pixels in silence are the worst of answers. CharLS
+//! needs a C++ compiler, and some of the broken streams of our tests kept it busy for minutes.
 #[cfg(feature = "jpeg-2000")]
 mod jpeg_2000;
 mod jpeg_lossless;
-#[cfg(feature = "jpeg-ls")]
 mod jpeg_ls;
+mod markers;
 mod rle;
 
 use super::error::Problem;
@@ -15,9 +16,7 @@ use super::error::Problem;
 pub(super) const RLE: &str = "1.2.840.10008.1.2.5";
 pub(super) const JPEG_LOSSLESS: &str = "1.2.840.10008.1.2.4.57";
 pub(super) const JPEG_LOSSLESS_SV1: &str = "1.2.840.10008.1.2.4.70";
-#[cfg(feature = "jpeg-ls")]
 pub(super) const JPEG_LS_LOSSLESS: &str = "1.2.840.10008.1.2.4.80";
-#[cfg(feature = "jpeg-ls")]
 pub(super) const JPEG_LS: &str = "1.2.840.10008.1.2.4.81";
 #[cfg(feature = "jpeg-2000")]
 pub(super) const JPEG_2000_LOSSLESS: &str = "1.2.840.10008.1.2.4.90";
@@ -72,7 +71,6 @@ pub(super) fn decode(transfer_syntax: &str, frame: &Frame<'_>) -> Result<Vec<u16
     let decoded = match transfer_syntax {
         RLE => rle::decode(frame),
         JPEG_LOSSLESS | JPEG_LOSSLESS_SV1 => jpeg_lossless::decode(frame),
-        #[cfg(feature = "jpeg-ls")]
         JPEG_LS_LOSSLESS | JPEG_LS => jpeg_ls::decode(frame),
         #[cfg(feature = "jpeg-2000")]
         JPEG_2000_LOSSLESS | JPEG_2000 => jpeg_2000::decode(frame),

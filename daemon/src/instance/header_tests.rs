@@ -11,7 +11,10 @@ fn read(object: Object) -> Result<Instance, crate::instance::InstanceError> {
     Instance::read(&path)
 }
 
-fn with(changes: &[(Tag, VR, &str)]) -> Object {
+/// An element that is put in place of the slice's own.
+type Change<'a> = (Tag, VR, &'a str);
+
+fn with(changes: &[Change<'_>]) -> Object {
     let mut object = slice(SMALL, "1.2.3.4");
     for (tag, vr, value) in changes {
         object.put(DataElement::new(*tag, *vr, PrimitiveValue::from(*value)));
@@ -61,7 +64,7 @@ fn kinds() {
     let image_type = |v| (tags::IMAGE_TYPE, VR::CS, v);
     let class = |v| (tags::SOP_CLASS_UID, VR::UI, v);
     let unplaced = (tags::IMAGE_POSITION_PATIENT, VR::DS, "");
-    let cases: &[(&[(Tag, VR, &str)], ImageKind)] = &[
+    let cases: &[(&[Change<'_>], ImageKind)] = &[
         (&[image_type("ORIGINAL\\PRIMARY\\AXIAL\\CT_SOM5 SPI")], Axial),
         (&[image_type("")], Axial),
         (&[image_type("ORIGINAL\\PRIMARY\\LOCALIZER")], LocalizerOrDerived),

@@ -24,11 +24,9 @@ pub const TRANSFER_SYNTAXES: &[&str] = &[
     codec::JPEG_LOSSLESS_SV1,
     codec::JPEG_LOSSLESS,
     codec::RLE,
-    #[cfg(feature = "jpeg-ls")]
     codec::JPEG_LS_LOSSLESS,
     #[cfg(feature = "jpeg-2000")]
     codec::JPEG_2000_LOSSLESS,
-    #[cfg(feature = "jpeg-ls")]
     codec::JPEG_LS,
     #[cfg(feature = "jpeg-2000")]
     codec::JPEG_2000,

@@ -1,12 +1,13 @@
 //! Lossless JPEG, process 14 with any predictor (ITU-T T.81 annex H; PS3.5 section 8.2.1), one component.
 use super::Frame;
+use super::markers::Markers;
 
 /// Codes up to this length are looked up at once; on CT these are nearly all.
 const FAST_BITS: u32 = 9;
 
 /// Decodes a frame into one cell a pixel.
 pub(super) fn decode(frame: &Frame<'_>) -> Result<Vec<u16>, String> {
-    let mut markers = Markers { bytes: frame.stream, at: 0 };
+    let mut markers = Markers::new(frame.stream);
     if markers.next()? != 0xD8 {
         return Err("no JPEG stream".to_owned());
     }
@@ -27,7 +28,7 @@ pub(super) fn decode(frame: &Frame<'_>) -> Result<Vec<u16>, String> {
                 let bits = bits.ok_or("a JPEG scan comes before its frame")?;
                 let scan = Scan::read(markers.segment()?, bits, restart_interval, frame)?;
                 let table = tables[scan.table].as_ref().ok_or("a JPEG scan names no Huffman table")?;
-                return scan.decode(frame, table, &frame.stream[markers.at..]);
+                return scan.decode(frame, table, markers.rest());
             }
             // Application data, comments, quantisation tables (of no use here).
             0xE0..=0xEF | 0xFE | 0xDB => {
@@ -36,37 +37,6 @@ pub(super) fn decode(frame: &Frame<'_>) -> Result<Vec<u16>, String> {
             0xC0..=0xCF => return Err(format!("JPEG process {marker:#04X} is not the lossless one")),
             _ => return Err(format!("JPEG marker {marker:#04X} before the image")),
         }
-    }
-}
-
-/// T.81 section B.1.1: markers and their segments.
-struct Markers<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Markers<'a> {
-    fn next(&mut self) -> Result<u8, String> {
-        let ends = "the JPEG stream ends before its image";
-        if *self.bytes.get(self.at).ok_or(ends)? != 0xFF {
-            return Err("no JPEG marker where one is due".to_owned());
-        }
-        // Any number of fill bytes may precede the code.
-        while self.bytes.get(self.at) == Some(&0xFF) {
-            self.at += 1;
-        }
-        let code = *self.bytes.get(self.at).ok_or(ends)?;
-        self.at += 1;
-        Ok(code)
-    }
-
-    /// The segment's parameters, without its length.
-    fn segment(&mut self) -> Result<&'a [u8], String> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let length = rest.first_chunk().map_or(0, |b| usize::from(u16::from_be_bytes(*b)));
-        let segment = rest.get(2..length).ok_or("a JPEG segment is cut off")?;
-        self.at += length;
-        Ok(segment)
     }
 }
 
@@ -235,7 +205,7 @@ impl Scan {
             return Err(format!("JPEG predictor {predictor}, point transform {point_transform}"));
         }
         // T.81 section H.1.1: a restart interval is a multiple of the row.
-        if interval % frame.columns != 0 {
+        if !interval.is_multiple_of(frame.columns) {
             return Err(format!("a JPEG restart interval of {interval} pixels"));
         }
         let restart_rows = if interval == 0 { frame.rows } else { interval / frame.columns };
