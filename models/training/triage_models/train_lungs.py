@@ -16,13 +16,16 @@ from torch.nn import functional
 from . import augment, data
 from .nets import LungNet
 
-SIZES = ((144, 160), (160, 176), (144, 192), (176, 176))
+# Rows and columns of a batch's canvas, drawn evenly. Odd sizes matter: pooling in ceil mode and resizing to the
+# skip's size shift deep features by up to half a cell for a size that is no multiple of 64, and a net that saw none
+# such draws the lungs' edges up to a pixel off on them (held-out Dice 0.972 against 0.982 on padded slices).
+ROWS, COLUMNS = (136, 192), (152, 200)
 PASTE_CHANCE = 0.35
 
 
 def batch(rng, groups, weights, count):
     """A batch of one random canvas size: (slices [N, 1, H, W], masks [N, 1, H, W])."""
-    size = SIZES[rng.randint(len(SIZES))]
+    size = rng.randint(*ROWS), rng.randint(*COLUMNS)
     slices, masks = [], []
     for _ in range(count):
         group = groups[rng.choice(len(groups), p=weights)]
