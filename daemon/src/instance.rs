@@ -34,7 +34,7 @@ pub struct Instance {
     pub sop_class: String,
     /// Transfer Syntax UID (0002,0010).
     pub transfer_syntax: String,
-    /// How many instances the header announces for the series: (0020,1209), else (0020,1002).
+    /// How many instances the header announces for the series: (0020,1209).
     pub announced_count: Option<u32>,
     /// The elements of [`results::SOURCE_TAGS`] that the file holds, as received, in the order of the file.
     pub source: Vec<RawElement>,

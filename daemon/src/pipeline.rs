@@ -169,7 +169,8 @@ impl Pipeline {
         timings: &mut BTreeMap<String, f64>,
     ) -> Result<Evaluation, series::NoSeries> {
         let headers: Vec<SliceHeader> = instances.iter().map(|i| i.header.clone()).collect();
-        let chosen = series::choose(&headers, &self.input_range())?;
+        let chosen = series::choose(&headers, &self.input_range())
+            .map_err(|refused| blame_damage(refused, instances))?;
         let refuse = |reason| series::NoSeries { reason, series: Some(chosen.series.clone()) };
         let slices: Vec<Arc<Instance>> = chosen.order.iter().map(|i| Arc::clone(&instances[*i])).collect();
         if slices.len() > limits::SLICES_PER_SERIES_MAX {
@@ -359,6 +360,19 @@ impl State {
         let running = Running { study: instance.header.study.clone(), wanted: true };
         self.running.insert(instance.path.clone(), running);
         true
+    }
+}
+
+/// A file that breaks off before its geometry makes its series look mixed: name the file instead.
+fn blame_damage(refused: series::NoSeries, instances: &[Arc<Instance>]) -> series::NoSeries {
+    let in_series = |i: &&Arc<Instance>| Some(&i.header.series) == refused.series.as_ref();
+    let broken = instances.iter().filter(in_series).find_map(|i| Some((i, i.damage()?)));
+    match broken {
+        Some((i, what)) => {
+            let what = format!("instance {}: {what}", i.header.instance);
+            series::NoSeries { reason: NotEvaluated::Unreadable { what }, ..refused }
+        }
+        None => refused,
     }
 }
 

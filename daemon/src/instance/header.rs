@@ -30,7 +30,6 @@ pub(super) const FACT_TAGS: &[Tag] = &[
     tags::SERIES_INSTANCE_UID,
     tags::IMAGE_POSITION_PATIENT,
     tags::IMAGE_ORIENTATION_PATIENT,
-    tags::IMAGES_IN_ACQUISITION,
     tags::NUMBER_OF_SERIES_RELATED_INSTANCES,
     tags::SAMPLES_PER_PIXEL,
     tags::PHOTOMETRIC_INTERPRETATION,
@@ -175,11 +174,10 @@ fn pixel_facts(scan: &Scan) -> PixelFacts {
     }
 }
 
-/// (0020,1209) counts the series; (0020,1002) one acquisition, which for a chest CT is the series.
+/// (0020,1209). Not (0020,1002), Images in Acquisition: a series may hold several acquisitions, and a study that counts
+/// as complete after the first would be flagged twice.
 fn announced_count(scan: &Scan) -> Option<u32> {
-    [tags::NUMBER_OF_SERIES_RELATED_INSTANCES, tags::IMAGES_IN_ACQUISITION]
-        .into_iter()
-        .find_map(|tag| first(scan, tag).parse().ok().filter(|n| *n > 0))
+    first(scan, tags::NUMBER_OF_SERIES_RELATED_INSTANCES).parse().ok().filter(|n| *n > 0)
 }
 
 /// The value as text: ASCII attributes only, so anything else is kept visible as replacement characters.

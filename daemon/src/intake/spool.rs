@@ -432,7 +432,7 @@ mod tests {
         part.write_all(&[0; 300]).unwrap();
         std::mem::forget(part);
         let again = Spool::open(dir.path(), 0).unwrap();
-        assert_eq!(again.recover().unwrap(), [sealed.clone()]);
+        assert_eq!(again.recover().unwrap(), std::slice::from_ref(&sealed));
         assert!(matches!(again.file(&sealed, StudyKey(1), "1.2").unwrap(), Filed::New(_)));
         assert!(again.recover().unwrap().is_empty());
         // New slots don't take the number of a filed instance.
