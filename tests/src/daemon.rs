@@ -95,7 +95,7 @@ min_free_mib = {}
 [policy]
 mode = "severity"
 operating_point = 0.5
-severity_min = 0.1
+severity_min = 0.05
 [completion]
 quiet_short_s = {:?}
 quiet_long_s = {:?}

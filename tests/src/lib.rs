@@ -7,6 +7,7 @@
 //! and pynetdicom, `TRIAGED_DATA` the folder with real CT; `TRIAGED_REQUIRE_PEERS=1` makes a missing peer a failure.
 #![allow(clippy::unwrap_used)] // Test code throughout.
 pub mod daemon;
+pub mod hostile;
 pub mod peers;
 pub mod slices;
 

@@ -23,12 +23,18 @@ pub fn phantom(dir: &Path, lesions: &str) -> Vec<Object> {
     files(dir).iter().map(|path| open_file(path).unwrap().into_inner()).collect()
 }
 
-/// The DICOM files of a folder, by name.
+/// The `.dcm` files of a folder and its subfolders, by name.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.is_file());
-    files.sort();
-    files
+    let mut found = Vec::new();
+    for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "dcm") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
 
 /// The header of a file, without its pixels.
