@@ -7,7 +7,7 @@
 //! A panic in one of these threads aborts the process, and the service manager restarts it: better than a box that
 //! answers C-ECHO and evaluates nothing.
 use crate::config::{self, Config};
-use crate::database::{Database, ResultRow, StudyKey};
+use crate::database::{Database, Reception, ResultRow, StudyKey};
 use crate::instance::Instance;
 use crate::intake::assembler::{Assembly, Completed, QuietTimes};
 use crate::intake::spool::Spool;
@@ -19,6 +19,7 @@ use anyhow::Context;
 use engine::{Analyzer, Choice, Zoo};
 use log::{error, info, warn};
 use std::collections::HashMap;
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -48,6 +49,7 @@ pub enum Notice {
 /// A complete study on its way to the evaluator.
 struct Job {
     key: StudyKey,
+    reception: Reception,
     study: StudyUid,
     instances: Vec<Arc<Instance>>,
     completed: Completed,
@@ -61,6 +63,16 @@ pub struct Appliance {
     threads: Vec<JoinHandle<()>>,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     stop_janitor: Sender<()>,
+    /// Released when the appliance is gone.
+    _lock: File,
+}
+
+/// Two daemons on one storage would evaluate and deliver everything twice.
+fn lock(dir: &std::path::Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    file.try_lock().with_context(|| format!("storage.dir {} is in use by another triaged", dir.display()))?;
+    Ok(file)
 }
 
 /// Loads the networks that the configuration names.
@@ -87,6 +99,7 @@ impl Appliance {
         let pipeline = Pipeline::new(analyzer, config.policy, threads)?;
         std::fs::create_dir_all(&config.storage.dir)
             .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;
+        let lock = lock(&config.storage.dir)?;
         let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
         let spool = Arc::new(Spool::open(&config.storage.dir.join("spool"), config.storage.min_free_mib)?);
         let listener = TcpListener::bind(config.dicom.listen)
@@ -130,7 +143,7 @@ impl Appliance {
         let listening = Arc::clone(&intake);
         threads.push(critical("listener", move || Ok(listening.listen(&listener)?))?);
         info!("listening as {} on {address}", config.dicom.ae_title);
-        Ok(Self { address, intake, threads, wakes, stop_janitor })
+        Ok(Self { address, intake, threads, wakes, stop_janitor, _lock: lock })
     }
 
     /// Stops accepting and ends every thread. What is unfinished is finished after the next start.
@@ -219,6 +232,11 @@ impl AssemblerDriver {
                     assembly.ended(association, released, now);
                 }
             }
+            Event::Repeated { association, study } => {
+                if let Some((_, assembly)) = self.assemblies.get_mut(&study) {
+                    assembly.repeated(association, now);
+                }
+            }
             Event::Arrived { association, key, instance } => {
                 let study = instance.header.study.clone();
                 if !self.assemblies.contains_key(&study) {
@@ -266,14 +284,14 @@ impl AssemblerDriver {
         for (study, completed) in complete {
             let Some((key, _)) = self.assemblies.get(&study) else { continue };
             // An instance that was acknowledged but has not come through the channel yet belongs to this revision.
-            if !self.intake.evaluation_begins(&study, *key)? {
+            let Some(reception) = self.intake.evaluation_begins(&study, *key)? else {
                 wait = Duration::ZERO;
                 continue;
-            }
+            };
             let Some((key, assembly)) = self.assemblies.remove(&study) else { continue };
             let instances: Vec<_> = assembly.instances().cloned().collect();
             info!("study {study}: complete with {} instances ({completed:?})", instances.len());
-            if self.jobs.send(Job { key, study, instances, completed }).is_err() {
+            if self.jobs.send(Job { key, reception, study, instances, completed }).is_err() {
                 anyhow::bail!("the evaluator has stopped");
             }
         }
@@ -326,7 +344,8 @@ impl Evaluator {
         };
         let revision = self.database.next_revision(job.key)?;
         let results: Vec<ResultRow> = report::results(&finished, &job.instances, revision, &self.station);
-        self.database.finish(job.key, revision, &finished.outcome, &results, &self.destinations, now_ms())?;
+        let (outcome, to) = (&finished.outcome, &self.destinations);
+        self.database.finish(job.key, job.reception, revision, outcome, &results, to, now_ms())?;
         let line = serde_json::to_string(&finished.outcome)?;
         info!("study {} revision {revision}: {line}", job.study);
         for wake in self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
@@ -363,8 +382,7 @@ fn janitor(database: &Database, spool: &Spool, keep_ms: i64, stop: &Receiver<()>
 }
 
 fn delete_images(database: &Database, spool: &Spool, key: StudyKey) -> anyhow::Result<()> {
-    if database.claim_images(key)? {
-        spool.delete(key)?;
+    if spool.delete(key, || database.claim_images(key))? {
         info!("images of study {} deleted", key.0);
     }
     Ok(())
