@@ -116,3 +116,35 @@ def intensity(rng, hu):
             noise = 1.5 * ndimage.gaussian_filter(noise, 0.6)
         hu = hu + rng.uniform(0, 45) * noise
     return hu
+
+
+def paste_bowel(rng, hu, lungs):
+    """Gas, stool or a meal in the soft tissue below the lungs: what a lung net must not take for lung.
+
+    For slices with little lung or none; the mask stays as it is.
+    """
+    body = ndimage.binary_erosion((hu > -200) & (hu < 250), iterations=4)
+    body &= ~ndimage.binary_dilation(lungs, iterations=4)
+    places = np.argwhere(body)
+    if len(places) < 500:
+        return hu
+    rows, columns = np.indices(hu.shape).astype(np.float32)
+    for _ in range(rng.randint(1, 4)):
+        centre = places[rng.randint(len(places))]
+        radii = rng.uniform(3, 32, 2) if rng.rand() < 0.6 else rng.uniform(2, 10, 2)
+        blob = ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2
+        blob += 0.3 * smooth_field(rng, hu.shape, 12)
+        alpha = ndimage.gaussian_filter(((blob < 1) & body).astype(np.float32), 0.6)
+        kind = rng.rand()
+        if kind < 0.35:
+            inside = np.full(hu.shape, rng.uniform(-1000, -850), np.float32)
+        elif kind < 0.75:
+            # Mottled: bubbles of gas in what is as dense as tissue, or lighter.
+            bubbles = smooth_field(rng, hu.shape, rng.uniform(20, 60)) > rng.uniform(0.3, 1.8)
+            inside = np.where(bubbles, rng.uniform(-900, -300), rng.uniform(-300, 80)).astype(np.float32)
+            inside = ndimage.gaussian_filter(inside, rng.uniform(0.3, 1.0))
+        else:
+            # A level: gas in front, fluid behind.
+            inside = np.where(rows < centre[0] + rng.uniform(-5, 5), -950.0, rng.uniform(0, 60)).astype(np.float32)
+        hu = hu + alpha * (inside - hu)
+    return hu

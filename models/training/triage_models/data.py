@@ -181,3 +181,14 @@ def phantom_lesions(path):
         for k in range(int(inside[2][0]), int(inside[2][-1]) + 1):
             samples.append(Sample(f"{p.name}_{k}", p.hu[rows, columns, k], p.labels[rows, columns, k] >= 4, 1.0))
     return samples
+
+
+def slices_without_lungs(argument):
+    """Slices of a CT series that a person found to show no lung: `FOLDER:0-9,146-153`, head first."""
+    from .reference import read_series
+
+    folder, _, ranges = argument.rpartition(":")
+    hu, spacing_mm, _ = read_series(folder)
+    picked = [k for part in ranges.split(",") for k in range(int(part.split("-")[0]), int(part.split("-")[1]) + 1)]
+    empty = np.zeros(hu.shape[:2], bool)
+    return [Sample(f"without_{k}", np.ascontiguousarray(hu[:, :, k]), empty, spacing_mm[0]) for k in picked]

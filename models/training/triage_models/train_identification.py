@@ -104,7 +104,7 @@ VARIANTS = ((bare, 0), (spread_lesions, 1), (other_opacity, 0), (spread_lesions,
 
 def examples(rng, args):
     """Yields (source, held out, label, HU volume) without end of patience: `args.rounds` times all sources."""
-    slices = [s for s in data.lung_slices(args.data, False) if s.mask.sum() > 5000]
+    slices = [s for s in data.lung_slices(args.data, False) if s.mask.mean() > 0.08]
     volumes = [(v, False) for v in data.lung_volumes(args.data, False)] + [(v, True) for v in data.lung_volumes(args.data, True)]
     for round_ in range(args.rounds):
         for volume, test in volumes:

@@ -21,6 +21,8 @@ from .nets import LungNet
 # such draws the lungs' edges up to a pixel off on them (held-out Dice 0.972 against 0.982 on padded slices).
 ROWS, COLUMNS = (136, 192), (152, 200)
 PASTE_CHANCE = 0.35
+# Gas and meals are put into this share of the slices whose lungs are below this share of the image.
+BOWEL_CHANCE, BOWEL_LUNGS_MAX = 0.5, 0.12
 
 
 def batch(rng, groups, weights, count):
@@ -33,6 +35,8 @@ def batch(rng, groups, weights, count):
         hu, (mask,) = augment.geometry(rng, sample.hu.astype(np.float32), [sample.mask], sample.pixel_mm, size)
         if rng.rand() < PASTE_CHANCE:
             hu, _ = augment.paste_lesions(rng, hu, mask, full=0.1)
+        if mask.mean() < BOWEL_LUNGS_MAX and rng.rand() < BOWEL_CHANCE:
+            hu = augment.paste_bowel(rng, hu, mask)
         slices.append(data.window(augment.intensity(rng, hu)))
         masks.append(mask)
     return torch.from_numpy(np.stack(slices)[:, None]), torch.from_numpy(np.stack(masks)[:, None]).float()
@@ -75,6 +79,7 @@ def main():
     parser.add_argument("data")
     parser.add_argument("--out", default="runs/lungs")
     parser.add_argument("--phantoms", help="phantoms packed by triage_models.phantoms")
+    parser.add_argument("--without-lungs", help="FOLDER:FIRST-LAST,...: slices of a CT series that show no lung")
     parser.add_argument("--resume", help="checkpoint to start from")
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=8)
@@ -91,7 +96,10 @@ def main():
     weights = [0.65, 0.35]
     if args.phantoms:
         groups.append(data.phantom_lungs(args.phantoms))
-        weights = [0.5, 0.27, 0.23]
+        weights = [0.45, 0.33, 0.22]
+    if args.without_lungs:
+        groups.append(data.slices_without_lungs(args.without_lungs))
+        weights = [0.9 * w for w in weights] + [0.1]
     test = data.lung_slices(args.data, True)
     sound = [s for s in test if s.name not in data.FAULTY_MASKS]
     test_volumes = data.volume_slices(data.lung_volumes(args.data, True))

@@ -1,0 +1,145 @@
+"""Data, augmentation and one step of each recipe, on made-up files in the data set's formats."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from triage_models import augment, data, train_identification, train_lungs, train_multitask
+
+
+def chest(rng, size):
+    """A body with two lungs: (HU, lung mask)."""
+    y, x = np.mgrid[-1:1:size * 1j, -1:1:size * 1j]
+    hu = np.where((x / 0.9) ** 2 + (y / 0.7) ** 2 < 1, 40, -1000)
+    lungs = ((np.abs(x) - 0.4) / 0.3) ** 2 + (y / 0.5) ** 2 < 1
+    hu = np.where(lungs, -850, hu) + rng.randint(-20, 20, hu.shape)
+    return hu.astype(np.int16), lungs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.RandomState(0)
+    pairs = [chest(rng, 128) for _ in range(10)]
+    np.savez(
+        folder / "lung_slices.npz",
+        hu=np.stack([p[0] for p in pairs]),
+        lung=np.stack([p[1] for p in pairs]),
+        name=np.array([f"ID_{i:04}" for i in range(8)] + ["ID_0038_Z_0148", "ID_0079_Z_0072"]),
+    )
+    volumes = {}
+    for name in ("id001", "id004"):
+        hu, lungs = chest(rng, 64)
+        empty = np.zeros_like(lungs)
+        # Stored feet first and turned; the first slice has no lung.
+        volumes[name + "_hu"] = np.rot90(np.stack([np.where(lungs, 40, hu)] + [hu] * 7, axis=2), -1)
+        volumes[name + "_lung"] = np.rot90(np.stack([empty] + [lungs] * 7, axis=2), -1)
+        volumes[name + "_spacing_mm"] = np.array([3.0, 3.0, 5.0], np.float32)
+    np.savez(folder / "lung_volumes.npz", **volumes)
+    for name, keys in (("doctor_train", ["0", "1"]), ("doctor_test", ["6"]), ("pseudo_train", ["Data-1_coronacases_1_3"])):
+        images = {}
+        for key in keys:
+            hu, lungs = chest(rng, 96)
+            hu[hu < -930] = 40  # cropped to the lungs: no air around the body
+            hu[40:56, 20:30] = -400
+            images[key + "_image"] = np.rot90(np.clip((hu + 1100) / 5.5, 0, 255).astype(np.uint8))[:, 20:76]
+            images[key + "_lesion"] = np.rot90((hu > -500) & (hu < -300))[:, 20:76]
+        np.savez(folder / f"lesion_{name}.npz", **images)
+    hu, lungs = chest(rng, 100)
+    labels = lungs.astype(np.uint8)
+    labels[40:60, 15:35] |= 4 * labels[40:60, 15:35]
+    packed = {}
+    for name in ("1", "2"):
+        packed[name + "_hu"] = np.stack([hu] * 8, axis=2)
+        packed[name + "_labels"] = np.stack([labels if name == "1" else lungs.astype(np.uint8)] * 8, axis=2)
+        packed[name + "_slice_mm"] = 5.0
+    np.savez(folder / "phantoms.npz", **packed)
+    return str(folder)
+
+
+def test_hold_out_is_fixed_and_disjoint(root):
+    train = {s.name for s in data.lung_slices(root, False)}
+    test = {s.name for s in data.lung_slices(root, True)}
+    assert test == {"ID_0004", "ID_0079_Z_0072"} and not train & test
+    assert "ID_0038_Z_0148" not in train, "a faulty mask was trained on"
+    assert [v.name for v in data.lung_volumes(root, True)] == ["id004"]
+    assert [v.name for v in data.lung_volumes(root, False)] == ["id001"]
+
+
+def test_volumes_are_upright_and_head_first(root):
+    (volume,) = data.lung_volumes(root, True)
+    hu, lungs = chest(np.random.RandomState(1), 64)
+    assert np.array_equal(volume.lungs[:, :, 0], lungs) and not volume.lungs[:, :, -1].any()
+    assert abs(volume.hu[:, :, 0] - hu).max() < 60
+
+
+def test_pictures_come_back_to_hu(root):
+    for name in ("doctor_train", "doctor_test", "pseudo_train"):
+        for sample in data.lesion_slices(root, name):
+            assert sample.hu.shape[1] > sample.hu.shape[0], "not upright"
+            lung = np.median(sample.hu[sample.hu < -700])
+            assert abs(lung + 870) < 40
+            assert -520 < sample.hu[sample.mask].mean() < -320
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pasted_lesions_stay_in_the_lungs_and_are_denser(seed):
+    rng = np.random.RandomState(seed)
+    hu, lungs = chest(rng, 128)
+    hu = hu.astype(np.float32)
+    changed, lesions = augment.paste_lesions(rng, hu, lungs)
+    assert not (lesions & ~lungs).any()
+    far = ~lungs
+    far[1:-1, 1:-1] &= ~(lungs[:-2, 1:-1] | lungs[2:, 1:-1] | lungs[1:-1, :-2] | lungs[1:-1, 2:])
+    assert np.array_equal(changed[far], hu[far]), "something changed outside the lungs"
+    if lesions.sum() > 50:
+        assert changed[lesions].mean() > hu[lesions].mean() + 60
+
+
+@pytest.mark.parametrize("extent", [0.05, 0.3, 0.8])
+def test_extent_of_a_lesion_is_what_was_asked(extent):
+    rng = np.random.RandomState(3)
+    _, lungs = chest(rng, 128)
+    mask = augment.lesion_mask(rng, lungs, extent, 8)
+    assert abs(mask.sum() / lungs.sum() - extent) < 0.02
+
+
+def test_augmentation_repeats_with_its_seed(root):
+    groups = [data.lung_slices(root, False)]
+    first, again = (train_lungs.batch(np.random.RandomState(5), groups, [1.0], 2) for _ in range(2))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert 0 <= float(first[0].min()) and float(first[0].max()) <= 1
+
+
+def test_positive_weight_raises_the_cost_of_a_miss():
+    logits, masks = torch.full((1, 1, 4, 4), -2.0), torch.ones(1, 1, 4, 4)
+    plain, raised = (train_multitask.lesion_loss(logits, masks, torch.tensor([[1.0, w]])) for w in (1.0, 3.0))
+    assert float(raised) > float(plain)
+
+
+def run(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+    module.main()
+
+
+def test_two_nets_train_a_step_and_resume(root, tmp_path, monkeypatch):
+    phantoms = os.path.join(root, "phantoms.npz")
+    common = ["--steps", 1, "--batch", 2, "--phantoms", phantoms]
+    run(train_lungs, monkeypatch, root, "--out", tmp_path / "lungs", *common)
+    quality = json.loads((tmp_path / "lungs" / "quality.json").read_text())
+    assert 0 <= quality["slices_volume_dice"] <= 1 and 0 <= quality["volume_volume_dice"] <= 1
+    run(train_lungs, monkeypatch, root, "--out", tmp_path / "again", "--resume", tmp_path / "lungs" / "last.pt", *common)
+    run(train_multitask, monkeypatch, root, "--out", tmp_path / "multitask", *common)
+    assert "dice_0.2" in json.loads((tmp_path / "multitask" / "quality.json").read_text())
+    before = torch.load(tmp_path / "multitask" / "last.pt")
+    run(
+        train_identification, monkeypatch, root, "--resume", tmp_path / "multitask" / "last.pt", "--phantoms", phantoms,
+        "--out", tmp_path / "identification", "--rounds", 1, "--phantom-views", 1, "--steps", 2,
+    )
+    after = torch.load(tmp_path / "identification" / "last.pt")
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"identification"}, "only the head may learn"
