@@ -48,7 +48,6 @@ pub enum Notice {
 
 /// A complete study on its way to the evaluator.
 struct Job {
-    key: StudyKey,
     reception: Reception,
     study: StudyUid,
     instances: Vec<Arc<Instance>>,
@@ -288,10 +287,10 @@ impl AssemblerDriver {
                 wait = Duration::ZERO;
                 continue;
             };
-            let Some((key, assembly)) = self.assemblies.remove(&study) else { continue };
+            let Some((_, assembly)) = self.assemblies.remove(&study) else { continue };
             let instances: Vec<_> = assembly.instances().cloned().collect();
             info!("study {study}: complete with {} instances ({completed:?})", instances.len());
-            if self.jobs.send(Job { key, reception, study, instances, completed }).is_err() {
+            if self.jobs.send(Job { reception, study, instances, completed }).is_err() {
                 anyhow::bail!("the evaluator has stopped");
             }
         }
@@ -319,7 +318,7 @@ impl Evaluator {
 
     fn evaluate(&self, job: &Job) -> anyhow::Result<()> {
         self.tell(Notice::Complete(job.study.clone(), job.completed, job.instances.len()));
-        let attempts = self.database.begin_attempt(job.key)?;
+        let attempts = self.database.begin_attempt(job.reception.key)?;
         let finished = if attempts > ATTEMPTS_MAX {
             Finished {
                 outcome: Outcome {
@@ -342,10 +341,10 @@ impl Evaluator {
                     .send(Notice::Progress(progress));
             })
         };
-        let revision = self.database.next_revision(job.key)?;
+        let revision = self.database.next_revision(job.reception.key)?;
         let results: Vec<ResultRow> = report::results(&finished, &job.instances, revision, &self.station);
         let (outcome, to) = (&finished.outcome, &self.destinations);
-        self.database.finish(job.key, job.reception, revision, outcome, &results, to, now_ms())?;
+        self.database.finish(job.reception, revision, outcome, &results, to, now_ms())?;
         let line = serde_json::to_string(&finished.outcome)?;
         info!("study {} revision {revision}: {line}", job.study);
         for wake in self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
@@ -382,7 +381,7 @@ fn janitor(database: &Database, spool: &Spool, keep_ms: i64, stop: &Receiver<()>
 }
 
 fn delete_images(database: &Database, spool: &Spool, key: StudyKey) -> anyhow::Result<()> {
-    if spool.delete(key, || database.claim_images(key))? {
+    if spool.delete(key, || database.claim_images(key).map_err(anyhow::Error::from))? {
         info!("images of study {} deleted", key.0);
     }
     Ok(())

@@ -25,7 +25,9 @@ CREATE TABLE studies (
     arrived_ms  INTEGER NOT NULL,
     done_ms     INTEGER,
     images_deleted INTEGER NOT NULL DEFAULT 0,
-    attempts    INTEGER NOT NULL DEFAULT 0
+    attempts    INTEGER NOT NULL DEFAULT 0,
+    -- Counts the receptions: an evaluation that began before the last one does not finish the study.
+    reception   INTEGER NOT NULL DEFAULT 1
 );
 CREATE TABLE outcomes (
     study_id    INTEGER NOT NULL REFERENCES studies (id),
@@ -75,6 +77,14 @@ pub enum DatabaseError {
 /// The key of a study on this box; also the name of its folder in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StudyKey(pub i64);
+
+/// Which reception of a study an evaluation covers: each late slice begins another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reception {
+    /// The study.
+    pub key: StudyKey,
+    number: i64,
+}
 
 /// A result as it will be sent: the same bytes at every attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,7 +152,8 @@ impl Database {
         let connection = self.lock();
         let id = connection.query_row(
             "INSERT INTO studies (study_uid, state, arrived_ms) VALUES (?1, 'receiving', ?2)
-             ON CONFLICT (study_uid) DO UPDATE SET state = 'receiving', images_deleted = 0, attempts = 0 RETURNING id",
+             ON CONFLICT (study_uid) DO UPDATE
+             SET state = 'receiving', images_deleted = 0, attempts = 0, reception = reception + 1 RETURNING id",
             params![study.as_str(), now_ms],
             |row| row.get(0),
         )?;
@@ -158,10 +169,13 @@ impl Database {
             .map(StudyKey))
     }
 
-    /// Marks a complete study as being evaluated.
-    pub fn evaluate(&self, key: StudyKey) -> Result<(), DatabaseError> {
-        self.lock().execute("UPDATE studies SET state = 'evaluating' WHERE id = ?1", [key.0])?;
-        Ok(())
+    /// Marks a complete study as being evaluated, and tells the reception that this finishes.
+    pub fn evaluate(&self, key: StudyKey) -> Result<Reception, DatabaseError> {
+        Ok(self.lock().query_row(
+            "UPDATE studies SET state = 'evaluating' WHERE id = ?1 RETURNING reception",
+            [key.0],
+            |row| row.get(0).map(|number| Reception { key, number }),
+        )?)
     }
 
     /// Counts an evaluation that begins, and returns how many have begun since the last slice.
@@ -183,10 +197,10 @@ impl Database {
     }
 
     /// Writes an outcome with its results and their deliveries, in one transaction. The study is done, unless a
-    /// late slice has made it `receiving` again.
+    /// late slice has begun another reception, whether that is still under way or already being evaluated.
     pub fn finish(
         &self,
-        key: StudyKey,
+        reception: Reception,
         revision: u32,
         outcome: &Outcome,
         results: &[ResultRow],
@@ -195,6 +209,7 @@ impl Database {
     ) -> Result<(), DatabaseError> {
         let text =
             serde_json::to_string(outcome).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        let key = reception.key;
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         transaction.execute(
@@ -223,8 +238,8 @@ impl Database {
             }
         }
         transaction.execute(
-            "UPDATE studies SET state = 'done', done_ms = ?2 WHERE id = ?1 AND state = 'evaluating'",
-            params![key.0, now_ms],
+            "UPDATE studies SET state = 'done', done_ms = ?2 WHERE id = ?1 AND state = 'evaluating' AND reception = ?3",
+            params![key.0, now_ms, reception.number],
         )?;
         transaction.commit()?;
         Ok(())
@@ -353,9 +368,9 @@ mod tests {
         let key = database.receive(&study, 1).unwrap();
         assert_eq!(database.receive(&study, 2).unwrap(), key);
         assert_eq!(database.unfinished().unwrap(), [key]);
-        database.evaluate(key).unwrap();
+        let reception = database.evaluate(key).unwrap();
         let to = ["pacs".to_owned(), "console".to_owned()];
-        database.finish(key, 1, &outcome(&study), &[result("1.9")], &to, 10).unwrap();
+        database.finish(reception, 1, &outcome(&study), &[result("1.9")], &to, 10).unwrap();
         assert!(database.unfinished().unwrap().is_empty());
         assert_eq!(database.next_revision(key).unwrap(), 2);
         assert!(database.expendable(1000).unwrap().is_empty(), "results still wait");
@@ -381,13 +396,21 @@ mod tests {
         let database = Database::open(&path).unwrap();
         let study = StudyUid::new("1.2.3").unwrap();
         let key = database.receive(&study, 1).unwrap();
-        database.evaluate(key).unwrap();
+        let first = database.evaluate(key).unwrap();
         database.receive(&study, 2).unwrap();
-        database.finish(key, 1, &outcome(&study), &[], &[], 10).unwrap();
+        database.finish(first, 1, &outcome(&study), &[], &[], 10).unwrap();
         assert!(!database.claim_images(key).unwrap());
+        assert_eq!(database.unfinished().unwrap(), [key]);
+        // The second evaluation waits for its turn while the first one ends: the study is not done.
+        database.receive(&study, 3).unwrap();
+        let second = database.evaluate(key).unwrap();
+        database.finish(first, 2, &outcome(&study), &[], &[], 11).unwrap();
         drop(database);
         // … nor by a restart.
-        assert_eq!(Database::open(&path).unwrap().unfinished().unwrap(), [key]);
+        let database = Database::open(&path).unwrap();
+        assert_eq!(database.unfinished().unwrap(), [key]);
+        database.finish(second, 3, &outcome(&study), &[], &[], 12).unwrap();
+        assert!(database.unfinished().unwrap().is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod sop_classes;
 pub mod spool;
 
 use crate::config::{self, Config};
-use crate::database::{Database, DatabaseError, StudyKey};
+use crate::database::{Database, DatabaseError, Reception, StudyKey};
 use crate::instance::{self, Instance};
 use crate::limits;
 use assembler::AssociationId;
@@ -18,6 +18,7 @@ use log::{info, warn};
 use sop_classes::STORAGE_CLASSES;
 use spool::{Filed, Spool, SpoolError};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -37,6 +38,13 @@ pub enum Event {
         key: StudyKey,
         /// The instance.
         instance: Arc<Instance>,
+    },
+    /// An instance was sent that is there already.
+    Repeated {
+        /// On which association.
+        association: AssociationId,
+        /// Its study.
+        study: StudyUid,
     },
     /// An association ended.
     Ended {
@@ -86,7 +94,7 @@ impl StoreError {
 struct Receiving {
     key: StudyKey,
     instances: usize,
-    /// Instances that were filed and that the assembler has not taken yet.
+    /// Instances that are being filed, or were and the assembler has not taken them yet.
     in_flight: usize,
 }
 
@@ -190,17 +198,21 @@ impl Intake {
         }
     }
 
-    /// Marks a study as being evaluated, so that its next instance counts as a late one. `false`, and nothing is
-    /// marked, while an acknowledged instance is still on its way to the assembler.
-    pub fn evaluation_begins(&self, study: &StudyUid, key: StudyKey) -> Result<bool, DatabaseError> {
+    /// Marks a study as being evaluated, so that its next instance counts as a late one. `None`, and nothing is
+    /// marked, while an instance is still on its way to the assembler.
+    pub fn evaluation_begins(
+        &self,
+        study: &StudyUid,
+        key: StudyKey,
+    ) -> Result<Option<Reception>, DatabaseError> {
         let mut receiving = self.receiving();
         if receiving.get(study).is_some_and(|r| r.in_flight > 0) {
-            return Ok(false);
+            return Ok(None);
         }
-        self.database.evaluate(key)?;
+        let reception = self.database.evaluate(key)?;
         receiving.remove(study);
         self.spool.received(key);
-        Ok(true)
+        Ok(Some(reception))
     }
 
     fn receiving(&self) -> MutexGuard<'_, HashMap<StudyUid, Receiving>> {
@@ -336,57 +348,93 @@ impl Intake {
         self.file(&sealed, instance, Some(id))
     }
 
-    /// Files a sealed instance under its study; used for what a power failure left unfiled, too.
+    /// Files a sealed instance under its study; used for what a power failure left unfiled, too. What is refused
+    /// leaves nothing behind, so that a restart does not find it.
     fn file(&self, sealed: &Path, instance: Instance, id: Option<AssociationId>) -> Result<(), StoreError> {
         let study = instance.header.study.clone();
-        let known = self.receiving().get(&study).copied();
-        let (key, count) = match known {
-            Some(known) => (known.key, known.instances),
-            None => {
-                // The same study sent again changes nothing: its state is written only when an instance is new.
-                let key = match self.database.key(&study)? {
-                    Some(key) => key,
-                    None => self.database.receive(&study, now_ms())?,
-                };
-                (key, self.spool.instances(key)?.len())
-            }
+        let uid = instance.header.instance.clone();
+        let Some((key, count)) = self.admit(&study, sealed, uid.as_str())? else {
+            return self.repeated(&study, uid.as_str(), id);
         };
-        if count >= limits::INSTANCES_PER_STUDY_MAX {
-            return Err(StoreError::TooManyInstances);
-        }
-        let path = match self.spool.file(sealed, key, instance.header.instance.as_str())? {
-            Filed::Duplicate => {
-                info!("instance {} was there already", instance.header.instance);
-                return Ok(());
-            }
-            Filed::New(path) => path,
-            Filed::Replaced(path) => {
-                warn!(
-                    "instance {} came again with other content; the newer one counts",
-                    instance.header.instance
-                );
+        let filed = if count < limits::INSTANCES_PER_STUDY_MAX {
+            self.spool.file(sealed, key, uid.as_str()).map_err(StoreError::from)
+        } else {
+            self.spool.discard(sealed).map_err(StoreError::from).and(Err(StoreError::TooManyInstances))
+        };
+        let path = match filed {
+            Ok(Filed::New(path)) => path,
+            Ok(Filed::Replaced(path)) => {
+                warn!("instance {uid} came again with other content; the newer one counts");
                 path
             }
+            Ok(Filed::Duplicate) => {
+                self.taken(&study);
+                return self.repeated(&study, uid.as_str(), id);
+            }
+            Err(error) => {
+                self.taken(&study);
+                return Err(error);
+            }
         };
-        let mut receiving = self.receiving();
-        if let Some(known) = receiving.get_mut(&study) {
-            known.instances += 1;
-            known.in_flight += 1;
-        } else {
-            // Also makes a finished study, or one that is being evaluated, due for another revision.
-            self.database.receive(&study, now_ms())?;
-            receiving.insert(study, Receiving { key, instances: count + 1, in_flight: 1 });
+        if let Some(receiving) = self.receiving().get_mut(&study) {
+            receiving.instances += 1;
         }
-        drop(receiving);
         let instance = Arc::new(Instance { path, ..instance });
         self.events.send(Event::Arrived { association: id, key, instance }).map_err(|_| StoreError::Stopped)
+    }
+
+    /// The key of an instance's study and how many it has, with the instance counted as on its way, and the study as
+    /// being received in the database *before* the instance is moved to it: if the power fails in between, the study is
+    /// still due. `None`, and nothing changes, for an instance that a study has which is not being received now.
+    fn admit(
+        &self,
+        study: &StudyUid,
+        sealed: &Path,
+        uid: &str,
+    ) -> Result<Option<(StudyKey, usize)>, StoreError> {
+        let begin = |receiving: &mut Receiving| {
+            receiving.in_flight += 1;
+            (receiving.key, receiving.instances)
+        };
+        if let Some(receiving) = self.receiving().get_mut(study) {
+            return Ok(Some(begin(receiving)));
+        }
+        if let Some(key) = self.database.key(study)?
+            && self.spool.drop_duplicate(sealed, key, uid)?
+        {
+            return Ok(None);
+        }
+        // Under the lock, so that no evaluation begins between the two.
+        let mut receiving = self.receiving();
+        let known = match receiving.entry(study.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => {
+                let key = self.database.receive(study, now_ms())?;
+                let instances = self.spool.instances(key)?.len();
+                vacant.insert(Receiving { key, instances, in_flight: 0 })
+            }
+        };
+        Ok(Some(begin(known)))
+    }
+
+    /// Tells that an instance was there already.
+    fn repeated(&self, study: &StudyUid, uid: &str, id: Option<AssociationId>) -> Result<(), StoreError> {
+        info!("instance {uid} was there already");
+        let Some(association) = id else { return Ok(()) };
+        let event = Event::Repeated { association, study: study.clone() };
+        self.events.send(event).map_err(|_| StoreError::Stopped)
     }
 
     /// Files what was acknowledged but not filed when the power failed.
     pub fn recover(&self) -> anyhow::Result<()> {
         for path in self.spool.recover()? {
-            match Instance::read(&path) {
-                Ok(instance) => self.file(&path, instance, None)?,
+            match Instance::read(&path).map(|instance| self.file(&path, instance, None)) {
+                Ok(Ok(())) => {}
+                // It was not acknowledged.
+                Ok(Err(error @ StoreError::TooManyInstances)) => {
+                    warn!("{} not filed: {error}", path.display())
+                }
+                Ok(Err(error)) => return Err(error.into()),
                 Err(error) => warn!("recovered instance can't be read and stays where it is: {error}"),
             }
         }

@@ -63,11 +63,17 @@ impl Assembly {
     pub fn arrived(&mut self, instance: Arc<Instance>, association: Option<AssociationId>, now: Instant) {
         self.instances.insert(instance.header.instance.clone(), instance);
         if let Some(association) = association {
-            self.open.insert(association);
-            // The sender of an aborted association came back.
-            self.aborted = false;
+            // If it is the sender of an aborted association, it came back.
+            self.repeated(association, now);
         }
         self.contiguous = None;
+        self.last_event = now;
+    }
+
+    /// An association sends again what is there already: it is alive, and perhaps on its way to what is not.
+    pub fn repeated(&mut self, association: AssociationId, now: Instant) {
+        self.open.insert(association);
+        self.aborted = false;
         self.last_event = now;
     }
 

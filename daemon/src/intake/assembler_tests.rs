@@ -174,6 +174,23 @@ fn a_sender_that_comes_back_after_an_abort_is_trusted_again() {
 }
 
 #[test]
+fn slices_that_are_sent_again_keep_an_aborted_study_waiting_for_the_rest() {
+    let slices = series(12);
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..9], Some(A));
+    scene.end(A, false);
+    for _ in 0..9 {
+        scene.wait(10.0);
+        scene.assembly.repeated(B, scene.now);
+        assert!(scene.completed().is_err());
+    }
+    assert_eq!(scene.completed(), Err(Duration::from_secs(90) + LONG), "the association is open");
+    scene.arrive(&slices[9..], Some(B));
+    scene.end(B, true);
+    assert_eq!(scene.completed(), Err(Duration::from_secs(90) + SHORT));
+}
+
+#[test]
 fn the_end_of_a_strangers_association_is_no_event() {
     let mut scene = Scene::new();
     scene.arrive(&series(10), Some(A));

@@ -180,12 +180,12 @@ impl Spool {
     /// Moves a sealed file to its study. `sop_instance` names it within the study, by its hash.
     pub fn file(&self, sealed: &Path, key: StudyKey, sop_instance: &str) -> Result<Filed, SpoolError> {
         let dir = self.study_dir(key);
+        let hash = instance_hash(sop_instance);
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
         if !dir.exists() {
             fs::create_dir_all(&dir).map_err(at(&dir))?;
             sync_dir(&self.studies_dir)?;
         }
-        let hash = instance_hash(sop_instance);
-        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
         let known = match receiving.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => {
@@ -212,6 +212,30 @@ impl Spool {
         }
     }
 
+    /// Removes a sealed file if its study has the same data set; whether it had.
+    pub fn drop_duplicate(
+        &self,
+        sealed: &Path,
+        key: StudyKey,
+        sop_instance: &str,
+    ) -> Result<bool, SpoolError> {
+        let hash = Some(instance_hash(sop_instance));
+        let earlier = self.instances(key)?.into_iter().find(|path| hash_of(path) == hash);
+        let duplicate = match earlier {
+            Some(earlier) => same_data_set(&earlier, sealed)?,
+            None => false,
+        };
+        if duplicate {
+            self.discard(sealed)?;
+        }
+        Ok(duplicate)
+    }
+
+    /// Removes a sealed file that is not to be filed.
+    pub fn discard(&self, sealed: &Path) -> Result<(), SpoolError> {
+        fs::remove_file(sealed).map_err(at(sealed))
+    }
+
     /// A study's reception is over for now: its list of files need not be kept in memory.
     pub fn received(&self, key: StudyKey) {
         self.receiving.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -228,13 +252,22 @@ impl Spool {
         Ok(paths)
     }
 
-    /// Deletes the images of a study.
-    pub fn delete(&self, key: StudyKey) -> Result<(), SpoolError> {
-        self.received(key);
+    /// Deletes the images of a study, if `claim` agrees; whether it did. No instance is filed in between: one that
+    /// arrives is either seen by `claim` or filed after the deletion.
+    pub fn delete<E: From<SpoolError>>(
+        &self,
+        key: StudyKey,
+        claim: impl FnOnce() -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        if !claim()? {
+            return Ok(false);
+        }
+        receiving.remove(&key);
         let dir = self.study_dir(key);
         match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(&dir)(e)),
-            _ => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(&dir)(e).into()),
+            _ => Ok(true),
         }
     }
 
@@ -336,19 +369,18 @@ fn read_seal(path: &Path) -> Result<Option<Seal>, SpoolError> {
     Ok((bytes == seal.data_set_bytes && checksum.finalize() == seal.checksum).then_some(seal))
 }
 
-/// Whether two files hold the same data set: same length and checksum, then byte by byte. The heads may differ (they
-/// name the sender), but not in length: the same SOP instance in the same transfer syntax has the same.
+/// Whether two files hold the same data set: same length and checksum, then byte by byte. The heads may differ, also in
+/// length: they name the sender.
 fn same_data_set(earlier: &Path, new: &Path) -> Result<bool, SpoolError> {
-    let seal = read_seal(new)?;
-    if seal.is_none() || read_seal(earlier)? != seal {
+    let (Some(a), Some(b)) = (read_seal(earlier)?, read_seal(new)?) else { return Ok(false) };
+    if (a.data_set_bytes, a.checksum) != (b.data_set_bytes, b.checksum) {
         return Ok(false);
     }
-    let data_set = |path: &Path| -> Result<Vec<u8>, SpoolError> {
-        let bytes = fs::read(path).map_err(at(path))?;
-        let head = seal.map_or(0, |s| s.head_bytes as usize);
-        Ok(bytes.get(head..).unwrap_or_default().to_vec())
+    let data_set = |path: &Path, seal: Seal| -> Result<Vec<u8>, SpoolError> {
+        let mut bytes = fs::read(path).map_err(at(path))?;
+        Ok(bytes.split_off(bytes.len().min(seal.head_bytes as usize)))
     };
-    Ok(data_set(earlier)? == data_set(new)?)
+    Ok(data_set(earlier, a)? == data_set(new, b)?)
 }
 
 fn instance_hash(sop_instance: &str) -> String {
@@ -409,7 +441,7 @@ mod tests {
         };
         assert!(fs::read(&path).unwrap().ends_with(b"pixels"));
         assert_eq!(
-            spool.file(&receive(&spool, b"from CT2", b"pixels"), key, "1.2").unwrap(),
+            spool.file(&receive(&spool, b"from the PACS", b"pixels"), key, "1.2").unwrap(),
             Filed::Duplicate
         );
         let replaced = spool.file(&receive(&spool, b"from CT1", b"other!"), key, "1.2").unwrap();
@@ -417,7 +449,10 @@ mod tests {
         assert_eq!(spool.instances(key).unwrap().len(), 1);
         spool.file(&receive(&spool, b"from CT1", b"pixels"), key, "../../1.3").unwrap();
         assert_eq!(spool.instances(key).unwrap().len(), 2);
-        spool.delete(key).unwrap();
+        let delete = |claimed: bool| spool.delete(key, || Ok::<bool, SpoolError>(claimed)).unwrap();
+        assert!(!delete(false));
+        assert_eq!(spool.instances(key).unwrap().len(), 2);
+        assert!(delete(true));
         assert!(spool.instances(key).unwrap().is_empty());
     }
 
