@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used)] // Test code throughout.
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
-use e2e::daemon::{Daemon, Settings};
+use e2e::daemon::{AE_TITLE, Daemon, Settings};
 use e2e::peers::{Storescp, dcmtk, free_port, have, run_ok, storescu};
 use e2e::slices::{self, Object, SLICES, header, phantom, renamed, set, set_word, text};
 use e2e::wait_for;
 use serde_json::json;
+use std::process::Command;
 
 /// A case: its name, what becomes of a whole series, the outcome, and words of its reason.
 type Case = (&'static str, fn(&mut Vec<Object>), &'static str, &'static str);
@@ -233,8 +234,11 @@ fn doubles_change_nothing_and_a_late_slice_makes_a_new_revision() {
     storescu(&daemon, &[], &first);
     let outcome = daemon.outcome(STUDY);
     assert_eq!(outcome["timings_ms"]["slices"], json!(SLICES as f64 - 1.0), "{outcome}");
-    // Again after the outcome: nothing new.
+    // Again after the outcome, also from another sender: nothing new.
     storescu(&daemon, &[], &first);
+    let mut pacs = Command::new("storescu");
+    pacs.args(["-aet", "ANOTHER_SENDER", "-aec", AE_TITLE, "127.0.0.1", &daemon.port.to_string(), "+sd"]);
+    run_ok(pacs.arg(&first));
     assert_nothing_new(&daemon, STUDY, 1);
     // A late slice: the whole series again, as revision 2.
     storescu(&daemon, &[], &late);

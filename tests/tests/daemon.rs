@@ -312,7 +312,7 @@ fn an_unknown_destination_delays_no_other() {
     let study = text(&phantom[0], tags::STUDY_INSTANCE_UID);
     storescu(&daemon, &[], &slices::write(&phantom[..3], &dir.path().join("three")));
     assert_eq!(daemon.outcome(&study)["outcome"], "not_evaluated");
-    wait_for("the delivery to the one that listens", || (!console.received().is_empty()).then_some(()));
-    assert_eq!(daemon.waiting(), 1);
+    wait_for("the delivery to the one that listens", || (daemon.waiting() == 1).then_some(()));
+    assert_eq!(console.received().len(), 1);
     assert!(daemon.log().contains("not accepted by NOBODY"));
 }
