@@ -55,6 +55,8 @@ pub struct Settings {
     pub associations_max: usize,
     /// Time that a connection has to request its association.
     pub association_request_timeout_s: f64,
+    /// Silence after which an association is aborted.
+    pub idle_timeout_s: f64,
     /// Free space that is kept.
     pub min_free_mib: u64,
     /// Quiet time of a whole series.
@@ -71,6 +73,7 @@ impl Default for Settings {
             callers: &["*"],
             associations_max: 16,
             association_request_timeout_s: 10.0,
+            idle_timeout_s: 60.0,
             min_free_mib: 16,
             quiet_short_s: 0.5,
             quiet_long_s: 4.0,
@@ -89,6 +92,7 @@ listen = "127.0.0.1:0"
 callers = {:?}
 associations_max = {}
 association_request_timeout_s = {:?}
+idle_timeout_s = {:?}
 [storage]
 dir = {storage:?}
 min_free_mib = {}
@@ -103,6 +107,7 @@ quiet_long_s = {:?}
             self.callers,
             self.associations_max,
             self.association_request_timeout_s,
+            self.idle_timeout_s,
             self.min_free_mib,
             self.quiet_short_s,
             self.quiet_long_s,

@@ -78,3 +78,17 @@ pub fn renamed(objects: &[Object], study: &str, series: &str) -> Vec<Object> {
     }
     objects
 }
+
+/// A localizer, as scanners put them into the series of the slices; small, for tests that need many.
+pub fn scout(slice: &Object, number: usize) -> Object {
+    let mut object = slice.clone();
+    let uid = format!("{}.88.{number}", text(slice, tags::SOP_INSTANCE_UID));
+    set(&mut object, tags::SOP_INSTANCE_UID, VR::UI, &uid);
+    set(&mut object, tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\LOCALIZER");
+    set(&mut object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, "1\\0\\0\\0\\0\\-1");
+    for tag in [tags::ROWS, tags::COLUMNS] {
+        set_word(&mut object, tag, 16);
+    }
+    object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(vec![1000; 256].into())));
+    object
+}

@@ -5,7 +5,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use e2e::daemon::{AE_TITLE, Daemon, Settings};
 use e2e::peers::{Storescp, dcmtk, free_port, have, run_ok, storescu};
-use e2e::slices::{self, Object, SLICES, header, phantom, renamed, set, set_word, text};
+use e2e::slices::{self, Object, SLICES, header, phantom, renamed, scout, set, set_word, text};
 use e2e::wait_for;
 use serde_json::json;
 use std::process::Command;
@@ -16,11 +16,11 @@ type Case = (&'static str, fn(&mut Vec<Object>), &'static str, &'static str);
 const CASES: &[Case] = &[
     ("as it should be", |_| {}, "flagged", ""),
     ("no CT", |s| *s = vec![capture(&s[0])], "not_evaluated", "no CT image series"),
-    ("scouts alone", |s| *s = vec![scout(&s[0])], "not_evaluated", "only localizer or derived"),
+    ("scouts alone", |s| *s = vec![scout(&s[0], 1)], "not_evaluated", "only localizer or derived"),
     (
         "a scout and a dose report among the slices",
         |s| {
-            let (scout, report) = (scout(&s[0]), dose_report(&s[0]));
+            let (scout, report) = (scout(&s[0], 1), dose_report(&s[0]));
             s.insert(5, report);
             s.insert(2, scout);
         },
@@ -92,16 +92,6 @@ fn capture(slice: &Object) -> Object {
     }
     other_series(&mut object, uids::SECONDARY_CAPTURE_IMAGE_STORAGE, 77);
     set(&mut object, tags::MODALITY, VR::CS, "OT");
-    object
-}
-
-/// A localizer, as scanners put them into the series of the slices.
-fn scout(slice: &Object) -> Object {
-    let mut object = slice.clone();
-    let uid = text(slice, tags::SOP_INSTANCE_UID) + ".88";
-    set(&mut object, tags::SOP_INSTANCE_UID, VR::UI, &uid);
-    set(&mut object, tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\LOCALIZER");
-    set(&mut object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, "1\\0\\0\\0\\0\\-1");
     object
 }
 

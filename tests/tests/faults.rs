@@ -6,7 +6,7 @@ use dimse::{Status, uids};
 use e2e::daemon::{AE_TITLE, Daemon, Settings};
 use e2e::hostile::bombs;
 use e2e::peers::{Process, Storescp, dcmtk, free_port, have, run, storescu};
-use e2e::slices::{self, SLICES, phantom, renamed, text};
+use e2e::slices::{self, Object, SLICES, phantom, renamed, scout, text};
 use e2e::wait_for;
 use serde_json::json;
 use std::io::Read;
@@ -30,6 +30,33 @@ fn a_connection_that_never_speaks_is_closed() {
     stream.read_to_end(&mut said).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(900), "closed after {:?}", start.elapsed());
     assert!(said.is_empty() || said[0] == 7, "{said:?}");
+}
+
+#[test]
+fn an_association_that_falls_silent_is_aborted() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &Settings { idle_timeout_s: 1.0, ..Settings::default() });
+    let mut scu = associate(&daemon);
+    for _ in 0..3 {
+        // Longer in all than the silence that is allowed.
+        std::thread::sleep(Duration::from_millis(400));
+        assert_eq!(scu.echo().unwrap(), Status::SUCCESS);
+    }
+    let start = Instant::now();
+    wait_for("the abort", || daemon.log().contains("ended after 0 instances").then_some(()));
+    assert!(start.elapsed() >= Duration::from_millis(700), "aborted after {:?}", start.elapsed());
+    scu.echo().unwrap_err();
+}
+
+/// An association of our own with the daemon, for what no other sender does.
+fn associate(daemon: &Daemon) -> Requestor {
+    let contexts: dimse::ContextTable<'_> = &[
+        (uids::VERIFICATION, &[uids::EXPLICIT_VR_LITTLE_ENDIAN]),
+        (uids::CT_IMAGE_STORAGE, &[uids::EXPLICIT_VR_LITTLE_ENDIAN]),
+    ];
+    let (calling, called) = ("CT1".parse().unwrap(), AE_TITLE.parse().unwrap());
+    let address = format!("127.0.0.1:{}", daemon.port);
+    Requestor::connect(address.as_str(), &calling, &called, contexts, &RequestorConfig::default()).unwrap()
 }
 
 #[test]
@@ -68,6 +95,9 @@ fn acknowledged(said: &str) -> usize {
     said.matches("Received Store Response (Success)").count()
 }
 
+/// Localizers that accompany the slices.
+const SCOUTS: usize = 100;
+
 #[test]
 fn power_fails_while_receiving() {
     if !have(&["storescu"]) {
@@ -76,10 +106,12 @@ fn power_fails_while_receiving() {
     const STUDY: &str = "2.25.700";
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { quiet_long_s: 1.0, ..Settings::default() };
-    let slices = renamed(&phantom(&dir.path().join("phantom"), "40,20"), STUDY, "2.25.700.1");
+    let mut slices = renamed(&phantom(&dir.path().join("phantom"), "40,20"), STUDY, "2.25.700.1");
+    // Enough instances for the plug to be pulled before the last one, however fast the machine is.
+    let scouts: Vec<Object> = (0..SCOUTS).map(|i| scout(&slices[0], i)).collect();
+    slices.extend(scouts);
     let folder = slices::write(&slices, &dir.path().join("study"));
     let daemon = Daemon::start(dir.path(), &settings);
-    // Nagle's algorithm, which other tests turn off, makes this sender slow: time to pull the plug.
     let mut sender = dcmtk("storescu", &daemon);
     sender
         .args(["-v", "+sd"])
@@ -88,12 +120,12 @@ fn power_fails_while_receiving() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let sender = sender.spawn().unwrap();
-    wait_for("some slices", || (daemon.filed() >= 3).then_some(()));
+    wait_for("some instances", || (daemon.filed() >= 3).then_some(()));
     daemon.kill();
     let said = sender.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
     let kept = acknowledged(&said);
-    assert!((3..SLICES).contains(&kept), "{kept}: {said}");
+    assert!((3..SLICES + SCOUTS).contains(&kept), "{kept}: {said}");
 
     let daemon = Daemon::start(dir.path(), &settings);
     assert!(daemon.filed() >= kept, "{} of {kept}", daemon.filed());
@@ -109,7 +141,7 @@ fn power_fails_while_receiving() {
     let last = outcomes.last().unwrap();
     assert_eq!(last["outcome"], "flagged", "{last}");
     assert_eq!(last["timings_ms"]["slices"], json!(SLICES as f64));
-    assert_eq!(daemon.filed(), SLICES);
+    assert_eq!(daemon.filed(), SLICES + SCOUTS);
 }
 
 #[test]
@@ -157,16 +189,9 @@ fn power_fails_while_waiting_evaluating_and_delivering() {
 fn a_memory_bomb_costs_an_answer_not_the_memory() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), &Settings { quiet_long_s: 0.5, ..Settings::default() });
-    let contexts: dimse::ContextTable<'_> = &[
-        (uids::VERIFICATION, &[uids::EXPLICIT_VR_LITTLE_ENDIAN]),
-        (uids::CT_IMAGE_STORAGE, &[uids::EXPLICIT_VR_LITTLE_ENDIAN]),
-    ];
-    let (calling, called) = ("CT1".parse().unwrap(), AE_TITLE.parse().unwrap());
     let before_mib = daemon.peak_mib();
-    let address = format!("127.0.0.1:{}", daemon.port);
     for (uid, bytes, good) in bombs() {
-        let config = RequestorConfig::default();
-        let mut scu = Requestor::connect(address.as_str(), &calling, &called, contexts, &config).unwrap();
+        let mut scu = associate(&daemon);
         let (class, syntax) = (uids::CT_IMAGE_STORAGE, uids::EXPLICIT_VR_LITTLE_ENDIAN);
         let answer = scu.store(class, uid, syntax, bytes.as_slice(), bytes.len() as u64).unwrap();
         let want = if good { Status::SUCCESS } else { Status::CANNOT_UNDERSTAND };
