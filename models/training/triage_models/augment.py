@@ -48,8 +48,11 @@ def opacity(rng, hu, mask, solid):
     return hu + alpha * strength * (changed - hu)
 
 
-def paste_lesions(rng, hu, lungs, full=0.15):
-    """Ground glass and consolidation of any extent in each lung part: returns (hu, lesions)."""
+def paste_lesions(rng, hu, lungs, full=0.15, most=1.0):
+    """Ground glass and consolidation in each lung part: returns (hu, lesions).
+
+    `full` is the chance of an extent over 80 %, `most` the largest extent.
+    """
     lesions = np.zeros(lungs.shape, bool)
     parts, count = ndimage.label(lungs)
     for part in range(1, count + 1):
@@ -57,7 +60,7 @@ def paste_lesions(rng, hu, lungs, full=0.15):
         if region.sum() < 60 or rng.rand() < 0.2:
             continue
         extent = rng.uniform(0.8, 1.0) if rng.rand() < full else rng.beta(0.7, 1.3)
-        extent = min(max(extent, 0.01), 1.0)
+        extent = min(max(extent, 0.01), most)
         mask = lesion_mask(rng, region, extent, rng.uniform(3, 14)) if extent < 0.99 else region
         kind = rng.rand()
         if kind < 0.45:

@@ -26,7 +26,7 @@ LUNGS_DATA = {
         "and meals into slices with little lung."
     ),
     "unlabelled_negatives": (
-        "normal-001 of the look-only CT folders: its slices 0 to 8 and 147 to 153 (head first, no lung in them) "
+        "normal-001 of the look-only CT folders: its slices 0 to 6 and 146 to 153 (head first, no lung in them) "
         "were trained on as empty. So its masks there are no test."
     ),
     "held_out": (

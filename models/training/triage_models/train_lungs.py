@@ -21,8 +21,9 @@ from .nets import LungNet
 # such draws the lungs' edges up to a pixel off on them (held-out Dice 0.972 against 0.982 on padded slices).
 ROWS, COLUMNS = (136, 192), (152, 200)
 PASTE_CHANCE = 0.35
-# Gas and meals are put into this share of the slices whose lungs are below this share of the image.
-BOWEL_CHANCE, BOWEL_LUNGS_MAX = 0.5, 0.12
+# Slices whose lungs are below this share of the image: apices and bases. There a lung that is all consolidated looks
+# like an organ of the abdomen, so lesions leave some air; and gas and meals are put into half of those slices.
+SMALL_LUNGS, SMALL_LUNGS_EXTENT, BOWEL_CHANCE = 0.12, 0.6, 0.5
 
 
 def batch(rng, groups, weights, count):
@@ -34,8 +35,9 @@ def batch(rng, groups, weights, count):
         sample = group[rng.randint(len(group))]
         hu, (mask,) = augment.geometry(rng, sample.hu.astype(np.float32), [sample.mask], sample.pixel_mm, size)
         if rng.rand() < PASTE_CHANCE:
-            hu, _ = augment.paste_lesions(rng, hu, mask, full=0.1)
-        if mask.mean() < BOWEL_LUNGS_MAX and rng.rand() < BOWEL_CHANCE:
+            most = SMALL_LUNGS_EXTENT if mask.mean() < SMALL_LUNGS else 1.0
+            hu, _ = augment.paste_lesions(rng, hu, mask, full=0.06, most=most)
+        if mask.mean() < SMALL_LUNGS and rng.rand() < BOWEL_CHANCE:
             hu = augment.paste_bowel(rng, hu, mask)
         slices.append(data.window(augment.intensity(rng, hu)))
         masks.append(mask)
@@ -99,7 +101,7 @@ def main():
         weights = [0.45, 0.33, 0.22]
     if args.without_lungs:
         groups.append(data.slices_without_lungs(args.without_lungs))
-        weights = [0.9 * w for w in weights] + [0.1]
+        weights = [0.85 * w for w in weights] + [0.15]
     test = data.lung_slices(args.data, True)
     sound = [s for s in test if s.name not in data.FAULTY_MASKS]
     test_volumes = data.volume_slices(data.lung_volumes(args.data, True))
