@@ -291,14 +291,20 @@ impl Part {
     /// Seals and syncs: when this returns, the instance may be acknowledged.
     pub fn seal(mut self) -> Result<PathBuf, SpoolError> {
         let Some(slot) = self.slot.take() else { return Ok(PathBuf::new()) };
+        let path = slot.path.clone();
+        // What can't be sealed is not acknowledged. After a failed sync the file is not to be used again.
+        self.try_seal(&slot).inspect_err(|_| drop(fs::remove_file(&path)))?;
+        Ok(path)
+    }
+
+    fn try_seal(&self, slot: &Slot) -> Result<(), SpoolError> {
         let seal = Seal {
             head_bytes: self.head_bytes,
             data_set_bytes: self.bytes - self.head_bytes,
             checksum: self.checksum.clone().finalize(),
         };
         slot.file.write_all_at(&seal.encode(), 0).map_err(at(&slot.path))?;
-        slot.file.sync_data().map_err(at(&slot.path))?;
-        Ok(slot.path)
+        slot.file.sync_data().map_err(at(&slot.path))
     }
 }
 
