@@ -23,8 +23,10 @@ pub fn binary() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         let profile = test.parent().and_then(Path::parent).unwrap();
         let mut cargo = Command::new(env!("CARGO"));
-        // The whole workspace is selected, so that the dependencies have the features of `cargo test --workspace`.
-        cargo.args(["build", "--workspace", "--bin", "triaged"]).current_dir(workspace());
+        // The whole workspace is selected, and with a test, so that the dependencies have the features that they have in
+        // `cargo test --workspace` and are not built again.
+        let arguments = ["build", "--workspace", "--bin", "triaged", "--test", "daemon"];
+        cargo.args(arguments).current_dir(workspace());
         if profile.ends_with("release") {
             cargo.arg("--release");
         }

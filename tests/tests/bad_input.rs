@@ -241,6 +241,25 @@ fn doubles_change_nothing_and_a_late_slice_makes_a_new_revision() {
 }
 
 #[test]
+fn a_slice_that_comes_during_the_evaluation_is_evaluated_too() {
+    if !have(&["storescu"]) {
+        return;
+    }
+    const STUDY: &str = "2.25.625";
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &Settings { quiet_short_s: 0.1, ..Settings::default() });
+    let slices = renamed(&phantom(&dir.path().join("phantom"), "40,20"), STUDY, "2.25.625.1");
+    let late = slices::write(&slices[SLICES - 1..], &dir.path().join("late"));
+    storescu(&daemon, &[], &slices::write(&slices[..SLICES - 1], &dir.path().join("first")));
+    wait_for("the evaluation", || (daemon.state(STUDY).as_deref() != Some("receiving")).then_some(()));
+    storescu(&daemon, &[], &late);
+    wait_for("a second outcome", || (daemon.outcomes(STUDY).len() == 2).then_some(()));
+    daemon.wait_done(STUDY);
+    let slices: Vec<_> = daemon.outcomes(STUDY).iter().map(|o| o["timings_ms"]["slices"].clone()).collect();
+    assert_eq!(slices, [json!(SLICES as f64 - 1.0), json!(SLICES as f64)]);
+}
+
+#[test]
 fn an_aborted_association_waits_for_the_rest() {
     if !have(&["storescu"]) {
         return;

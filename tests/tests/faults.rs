@@ -163,7 +163,7 @@ fn power_fails_while_waiting_evaluating_and_delivering() {
     daemon.kill();
 
     let daemon = Daemon::start(dir.path(), &settings);
-    wait_for("the evaluation", || (daemon.state(STUDY).as_deref() == Some("evaluating")).then_some(()));
+    wait_for("the evaluation", || (daemon.state(STUDY).as_deref() != Some("receiving")).then_some(()));
     daemon.kill();
 
     // The console is not there yet.
