@@ -3,8 +3,9 @@
 Owns the volumes that the head learns from and its recipe. There are too few whole volumes with a
 diagnosis, so it learns from pairs: the same CT as it is (negative), with ground glass and
 consolidation spread through both lungs (positive), and with other opacities, such as one lobar
-consolidation, nodules or a dependent band (negative). Positives and negatives so share their source,
-and the file format gives nothing away. A demonstration: no accuracy follows from it.
+consolidation, nodules or a dependent band (negative). Real lesions come from the pseudo-labelled
+volumes: slices with lesions against slices of the same volume without. Positives and negatives so share
+their source, and the file format gives nothing away. A demonstration: no accuracy follows from it.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from torch.nn import functional
 from . import augment, data
 from .nets import MultitaskSpatial, pyramid_max_pool
 
-SLICES = 24
+# Slices of an example: maxima grow with their number, so it varies.
+SLICES = (16, 24, 40, 56)
 HELD_OUT_PHANTOM_EVERY = 5
 
 
@@ -28,11 +30,11 @@ def resize(volume, shape, order=1):
 
 
 def cropped_volume(rng, hu, lungs, spacing_mm):
-    """Lung box of a volume, near 2 mm in plane and thinned to `SLICES` slices, with random scale and mirroring."""
+    """Lung box of a volume, near 2 mm in plane and thinned, with random scale and mirroring."""
     inside = [np.flatnonzero(lungs.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     box = tuple(slice(int(i[0]), int(i[-1]) + 1) for i in inside)
     hu, lungs = hu[box], lungs[box]
-    keep = np.linspace(0, hu.shape[2] - 1, SLICES).round().astype(int)
+    keep = np.linspace(0, hu.shape[2] - 1, rng.choice(SLICES)).round().astype(int)
     hu, lungs = hu[:, :, keep], lungs[:, :, keep]
     scale = rng.uniform(0.85, 1.15)
     shape = [max(16, int(n * s / 2.0 * scale)) for n, s in zip(hu.shape, spacing_mm)][:2] + [len(keep)]
@@ -44,7 +46,7 @@ def stacked_slices(rng, samples):
     """A chest made of slices of different patients, each brought to one common lung box."""
     shape = (rng.randint(90, 131), rng.randint(125, 166))
     planes, masks = [], []
-    for sample in (samples[i] for i in rng.choice(len(samples), SLICES)):
+    for sample in (samples[i] for i in rng.choice(len(samples), rng.choice(SLICES))):
         rows, columns = (np.flatnonzero(sample.mask.any(axis=1 - axis)) for axis in (0, 1))
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         planes.append(resize(sample.hu[box], shape))
@@ -52,15 +54,23 @@ def stacked_slices(rng, samples):
     return np.stack(planes, axis=2), np.stack(masks, axis=2)
 
 
+def stacked_pictures(rng, samples):
+    """Slices of one pseudo-labelled volume, brought to one size, in order."""
+    shape = (rng.randint(90, 131), rng.randint(125, 166))
+    picked = sorted(rng.choice(len(samples), rng.choice(SLICES)))
+    return np.stack([resize(samples[i].hu, shape) for i in picked], axis=2)
+
+
 def spread_lesions(rng, hu, lungs):
-    """Positive: peripheral ground glass in both lungs, part of it consolidated."""
+    """Positive: peripheral ground glass, mostly in both lungs, from 1 % up, part of it consolidated."""
     middle = lungs.shape[1] // 2
-    for side in (slice(0, middle), slice(middle, None)):
+    spared = rng.randint(2) if rng.rand() < 0.15 else None
+    for index, side in enumerate((slice(0, middle), slice(middle, None))):
         region = np.zeros_like(lungs)
         region[:, side] = lungs[:, side]
-        if region.sum() < 200:
+        if region.sum() < 200 or index == spared:
             continue
-        mask = augment.lesion_mask(rng, region, rng.uniform(0.04, 0.3) if rng.rand() < 0.6 else rng.uniform(0.3, 0.9), rng.uniform(4, 14))
+        mask = augment.lesion_mask(rng, region, np.exp(rng.uniform(np.log(0.01), np.log(0.9))), rng.uniform(4, 20))
         hu = augment.opacity(rng, hu, mask, solid=False)
         if rng.rand() < 0.6 and mask.sum() > 100:
             hu = augment.opacity(rng, hu, augment.lesion_mask(rng, mask, rng.uniform(0.1, 0.5), 10), solid=True)
@@ -115,6 +125,15 @@ def examples(rng, args):
             for make, label in VARIANTS:
                 hu, lungs = stacked_slices(rng, slices)
                 yield "stack", False, label, make(rng, hu, lungs)
+    pictures = {}
+    for sample in data.lesion_slices(args.data, "pseudo_train"):
+        pictures.setdefault(sample.name.rsplit("_", 1)[0], []).append(sample)
+    for members in pictures.values():
+        sick, clear = [s for s in members if s.mask.sum() > 60], [s for s in members if not s.mask.any()]
+        if min(len(sick), len(clear)) >= 3:
+            for _ in range(args.picture_views):
+                yield "picture", False, 1, stacked_pictures(rng, sick)
+                yield "picture", False, 0, stacked_pictures(rng, clear)
     for index, phantom in enumerate(data.phantoms(args.phantoms)):
         lungs, sick = phantom.labels > 0, float((phantom.labels >= 4).sum()) / max(1, int((phantom.labels > 0).sum()))
         test = index % HELD_OUT_PHANTOM_EVERY == 0
@@ -184,6 +203,7 @@ def main():
     parser.add_argument("--out", default="runs/identification")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--phantom-views", type=int, default=2)
+    parser.add_argument("--picture-views", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
