@@ -11,11 +11,13 @@ pub const INSTANCES_PER_STUDY_MAX: usize = 5_000;
 /// single 4096² slice is 32 MiB.
 pub const INSTANCE_BYTES_MAX: u64 = 64 << 20;
 
-/// Slices that are prepared before their study is complete, over all studies: 2,000 × 0.3 MB = 600 MB at most.
+/// Slices that wait for their preparation or are prepared before their study is complete, over all studies: two of the
+/// longest series. Beyond it they are prepared when their study is complete.
 pub const PREPARED_SLICES_MAX: usize = 2_000;
 
-/// Instances that wait for their preparation. Beyond it they are prepared when their study is complete.
-pub const PREPARE_QUEUE_MAX: usize = 4_000;
+/// Bytes of prepared slices, over all studies, from which no further one is begun: 2,000 of a usual field of view
+/// (190² × 2 planes × 4 bytes = 0.3 MB each).
+pub const PREPARED_BYTES_MAX: usize = 600 << 20;
 
 /// Associations at a time, unless the configuration says fewer: each costs a thread and two PDU buffers of 128 KiB.
 pub const ASSOCIATIONS_MAX: usize = 64;

@@ -6,6 +6,7 @@
 use crate::instance::{self, Instance};
 use crate::limits;
 use engine::{Analysis, AnalysisError, Analyzer, LabelVolume, PreparedSlice, SourceSlice, SpacingMm};
+use log::info;
 use results::CoronalProjection;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,6 +64,12 @@ struct Ready {
     prepared: Prepared,
 }
 
+impl Ready {
+    fn bytes(&self) -> usize {
+        self.prepared.as_ref().map_or(0, PreparedSlice::bytes)
+    }
+}
+
 /// What is being prepared, and whether anybody still wants it.
 struct Running {
     study: StudyUid,
@@ -74,6 +81,7 @@ struct State {
     waiting: VecDeque<Arc<Instance>>,
     running: HashMap<PathBuf, Running>,
     ready: HashMap<PathBuf, Ready>,
+    ready_bytes: usize,
     stopping: bool,
 }
 
@@ -117,7 +125,7 @@ impl Pipeline {
         }
         let mut state = self.shared.lock();
         let held = state.ready.len() + state.running.len() + state.waiting.len();
-        if held < limits::PREPARED_SLICES_MAX && state.waiting.len() < limits::PREPARE_QUEUE_MAX {
+        if held < limits::PREPARED_SLICES_MAX && state.ready_bytes < limits::PREPARED_BYTES_MAX {
             state.waiting.push_back(instance);
             self.shared.changed.notify_all();
         }
@@ -144,7 +152,7 @@ impl Pipeline {
             }
             Err(refused) => (Verdict::NotEvaluated(refused.reason), refused.series, None),
         };
-        timings.insert("after_last_slice".to_owned(), milliseconds(start));
+        timings.insert("evaluation".to_owned(), milliseconds(start));
         let outcome = Outcome { study_uid: study.clone(), series_uid, verdict, timings_ms: timings };
         Finished { outcome, evaluation }
     }
@@ -169,18 +177,38 @@ impl Pipeline {
         timings: &mut BTreeMap<String, f64>,
     ) -> Result<Evaluation, series::NoSeries> {
         let headers: Vec<SliceHeader> = instances.iter().map(|i| i.header.clone()).collect();
-        let chosen = series::choose(&headers, &self.input_range())
+        let ranked = series::rank(&headers, &self.input_range())
             .map_err(|refused| blame_damage(refused, instances))?;
-        let refuse = |reason| series::NoSeries { reason, series: Some(chosen.series.clone()) };
+        // The headers can't tell whether a series shows the lungs whole: the next best one may.
+        let mut first_refused = None;
+        for chosen in ranked {
+            match self.evaluate_series(&chosen, instances, progress, timings) {
+                Ok(evaluation) => return Ok(evaluation),
+                Err(reason) => {
+                    info!("study {}: series {} not evaluated: {reason}", headers[0].study, chosen.series);
+                    first_refused.get_or_insert(series::NoSeries { reason, series: Some(chosen.series) });
+                }
+            }
+        }
+        Err(first_refused.unwrap_or(series::NoSeries { reason: NotEvaluated::NoCt, series: None }))
+    }
+
+    fn evaluate_series(
+        &self,
+        chosen: &ChosenSeries,
+        instances: &[Arc<Instance>],
+        progress: &(dyn Fn(Progress) + Sync),
+        timings: &mut BTreeMap<String, f64>,
+    ) -> Result<Evaluation, NotEvaluated> {
         let slices: Vec<Arc<Instance>> = chosen.order.iter().map(|i| Arc::clone(&instances[*i])).collect();
         if slices.len() > limits::SLICES_PER_SERIES_MAX {
-            return Err(refuse(NotEvaluated::TooManySlices {
+            return Err(NotEvaluated::TooManySlices {
                 slices: slices.len(),
                 max: limits::SLICES_PER_SERIES_MAX,
-            }));
+            });
         }
         let start = Instant::now();
-        let prepared = self.prepare_rest(&slices, progress, timings).map_err(&refuse)?;
+        let prepared = self.prepare_rest(&slices, progress, timings)?;
         timings.insert("prepare_rest".to_owned(), milliseconds(start));
         let g = &slices[0].header.geometry;
         let spacing =
@@ -191,13 +219,13 @@ impl Pipeline {
             catch_unwind(AssertUnwindSafe(|| self.shared.analyzer.finish(&prepared, spacing, &report)));
         let analysis = match analysed {
             Ok(Ok(analysis)) => analysis,
-            Ok(Err(AnalysisError::NoLungs { .. })) => return Err(refuse(NotEvaluated::NoLungs)),
-            Ok(Err(error)) => return Err(refuse(NotEvaluated::Engine { what: error.to_string() })),
+            Ok(Err(AnalysisError::NoLungs { .. })) => return Err(NotEvaluated::NoLungs { volume_ml: 0.0 }),
+            Ok(Err(error)) => return Err(NotEvaluated::Engine { what: error.to_string() }),
             Err(_) => {
-                return Err(refuse(NotEvaluated::Engine { what: "the engine panicked; see the log".into() }));
+                return Err(NotEvaluated::Engine { what: "the engine panicked; see the log".into() });
             }
         };
-        gate::judge_lungs(&lung_extent(&analysis.labels)).map_err(&refuse)?;
+        gate::judge_lungs(&lung_extent(&analysis, spacing))?;
         for (stage, time_ms) in [
             ("resample_slices", analysis.timings.resample_ms),
             ("lung_net_slices", analysis.timings.lungs_ms),
@@ -208,7 +236,7 @@ impl Pipeline {
             timings.insert(stage.to_owned(), time_ms);
         }
         let projection = project(&prepared, &analysis.labels, spacing);
-        Ok(Evaluation { chosen, analysis, projection })
+        Ok(Evaluation { chosen: chosen.clone(), analysis, projection })
     }
 
     /// Collects the prepared slices, head to feet, and prepares those that are missing on all threads.
@@ -288,7 +316,9 @@ impl Shared {
     /// Decodes a slice and runs the lung net on it; a hostile file costs an error, not the thread.
     fn prepare_guarded(&self, instance: &Instance) -> Prepared {
         let prepare = || -> Prepared {
-            let image = instance::read_hu(instance).map_err(|e| e.to_string())?;
+            let image = instance::read_hu(instance)
+                // Not the path: the reason travels to consoles.
+                .map_err(|e| format!("instance {}: {}", instance.header.instance, e.problem))?;
             let g = &instance.header.geometry;
             let slice = SourceSlice {
                 rows: image.rows,
@@ -306,7 +336,9 @@ impl Shared {
     fn put(&self, instance: &Instance, prepared: Prepared) {
         let mut state = self.lock();
         if let Some(Running { study, wanted: true }) = state.running.remove(&instance.path) {
-            state.ready.insert(instance.path.clone(), Ready { study, prepared });
+            let ready = Ready { study, prepared };
+            state.ready_bytes += ready.bytes();
+            state.ready.insert(instance.path.clone(), ready);
         }
         self.changed.notify_all();
     }
@@ -320,6 +352,7 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if let Some(ready) = state.ready.remove(path) {
+                state.ready_bytes -= ready.bytes();
                 return ready.prepared;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -341,6 +374,7 @@ impl Shared {
         let mut state = self.lock();
         state.waiting.retain(|i| i.header.study != *study);
         state.ready.retain(|_, ready| ready.study != *study);
+        state.ready_bytes = state.ready.values().map(Ready::bytes).sum();
         for running in state.running.values_mut().filter(|running| running.study == *study) {
             running.wanted = false;
         }
@@ -380,11 +414,15 @@ fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-/// How far the lungs reach to the edges of the source grid.
-fn lung_extent(labels: &LabelVolume) -> LungExtent {
+/// How large the lungs are and how far they reach to the edges of the source grid.
+fn lung_extent(analysis: &Analysis, spacing: SpacingMm) -> LungExtent {
+    let labels = &analysis.labels;
     let [slices, rows, columns] = labels.shape;
     let is_lung = |label: &&u8| **label & LabelVolume::LUNGS != 0;
-    let mut extent = LungExtent::default();
+    let lungs = analysis.lung_volume_ml;
+    let mut extent = LungExtent { volume_ml: lungs.left + lungs.right, ..LungExtent::default() };
+    // Sums of columns and counts, for the centres of the right and the left lung.
+    let mut centres = [(LabelVolume::RIGHT_LUNG, 0u64, 0u64), (LabelVolume::LEFT_LUNG, 0, 0)];
     for k in 0..slices {
         let slice = labels.slice(k);
         let area = slice.iter().filter(is_lung).count();
@@ -400,7 +438,19 @@ fn lung_extent(labels: &LabelVolume) -> LungExtent {
         if k + 1 == slices {
             extent.last_slice_area = area;
         }
+        for row in slice.chunks_exact(columns) {
+            for (column, label) in row.iter().enumerate() {
+                for (bit, sum, count) in &mut centres {
+                    let inside = u64::from(label & *bit != 0);
+                    *sum += inside * column as u64;
+                    *count += inside;
+                }
+            }
+        }
     }
+    let [right, left] = centres.map(|(_, sum, count)| sum as f64 / count.max(1) as f64);
+    let both = centres.iter().all(|(_, _, count)| *count > 0);
+    extent.distance_mm = if both { (left - right) * spacing.column } else { 0.0 };
     extent
 }
 

@@ -55,6 +55,10 @@ impl CpuBackend {
             let [features, mut lesions] = self.lanes.with(|lane| self.slices.run_slice(slice, lane))?;
             check(self.slices.name, lesions.len(), size)?;
             sigmoid(&mut lesions, self.slices.name)?;
+            if !features.iter().all(|v| v.is_finite()) {
+                // The pyramid's maxima would swallow it.
+                return Err(EngineError::NotFinite { model: self.slices.name });
+            }
             emit(index, &lesions);
             let channels = features.len() / size;
             pool.get_or_insert_with(|| PyramidPool::new(channels, slice.rows(), slice.columns(), crop.len()))

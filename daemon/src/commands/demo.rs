@@ -157,6 +157,14 @@ fn send_study(dir: &Path, appliance: SocketAddr) -> anyhow::Result<Sent> {
     let progress = bar(instances.len(), "scanner").with_message("sending by C-STORE");
     let start = Instant::now();
     for instance in &instances {
+        if !association.accepts(&instance.sop_class, &instance.transfer_syntax) {
+            progress.println(format!(
+                "scanner    leaves out {}: the appliance does not take its kind or compression",
+                instance.path.display()
+            ));
+            progress.inc(1);
+            continue;
+        }
         let mut file = File::open(&instance.path)?;
         let offset = data_set_offset(&mut file)
             .with_context(|| format!("{} can't be sent", instance.path.display()))?;

@@ -44,6 +44,7 @@ pub(super) const FACT_TAGS: &[Tag] = &[
     tags::PIXEL_PADDING_VALUE,
     tags::RESCALE_INTERCEPT,
     tags::RESCALE_SLOPE,
+    tags::RESCALE_TYPE,
 ];
 
 /// The elements that are copied from a file: those that decide, and those that the results repeat.
@@ -135,8 +136,10 @@ fn kind(scan: &Scan, sop_class: &str, geometry: &SliceGeometry) -> ImageKind {
     let no_slice = image_type.iter().any(|v| NO_SLICE.contains(&v.as_str()));
     let placed = geometry.position_mm.iter().chain(&geometry.orientation).all(|v| v.is_finite())
         && geometry.row_spacing_mm.is_finite();
+    // PS3.3 section C.11.1.1.2: material densities, effective atomic numbers and the like of spectral CT say so here.
+    let no_hu = !matches!(first(scan, tags::RESCALE_TYPE).to_ascii_uppercase().as_str(), "" | "HU" | "US");
     let derived = value(0) == "DERIVED" && !(value(1) == "PRIMARY" && value(2) == "AXIAL" && placed);
-    if no_slice || derived || value(1) == "SECONDARY" {
+    if no_slice || no_hu || derived || value(1) == "SECONDARY" {
         ImageKind::LocalizerOrDerived
     } else {
         ImageKind::Axial

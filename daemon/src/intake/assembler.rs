@@ -115,7 +115,7 @@ impl Assembly {
         let instances = &self.instances;
         *self.contiguous.get_or_insert_with(|| {
             let headers: Vec<_> = instances.values().map(|i| i.header.clone()).collect();
-            study::series::choose(&headers, range).is_ok()
+            study::series::rank(&headers, range).is_ok()
         })
     }
 

@@ -5,6 +5,8 @@ use crate::geometry::SliceGeometry;
 use crate::series::SliceHeader;
 use serde::{Deserialize, Serialize};
 
+/// Widest field of view: large-bore scanners reconstruct up to 820 mm (extended).
+pub const FIELD_OF_VIEW_MAX_MM: f64 = 850.0;
 /// Neighbouring slices closer than this lie at the same position.
 const DUPLICATE_MM: f64 = 0.01;
 /// A distance beyond this many median distances is a gap: at least half a slice is missing.
@@ -133,9 +135,21 @@ pub enum NotEvaluated {
         /// Which, and why.
         what: String,
     },
-    /// The lung network found nothing.
-    #[error("no lungs found")]
-    NoLungs,
+    /// The lung network found nothing, or too little to be lungs.
+    #[error("no lungs found: {volume_ml:.0} ml, less than {LUNG_VOLUME_MIN_ML} ml")]
+    NoLungs {
+        /// What it found.
+        volume_ml: f64,
+    },
+    /// What was found lies on one side: k-means would cut the one lung into two halves.
+    #[error("only one lung found: the two halves lie {distance_mm:.0} mm apart")]
+    OneLung {
+        /// Distance between the centres of the "left" and the "right" lung along the columns.
+        distance_mm: f64,
+    },
+    /// Images came after the others of the study were deleted from the box.
+    #[error("further images came after the study's images were deleted; the earlier outcome stands")]
+    ImagesDeleted,
     /// The lungs reach the edge of the reconstructed field or of the scanned range.
     #[error("the lungs are cut by the field of view at the {edge}")]
     LungsCut {
@@ -180,6 +194,13 @@ pub fn judge(slices: &[SliceHeader], range: &InputRange) -> Result<Passed, NotEv
     same_grid(slices)?;
     within("pixel spacing in mm", first.row_spacing_mm, range.pixel_spacing_mm)?;
     within("pixel spacing in mm", first.column_spacing_mm, range.pixel_spacing_mm)?;
+    // Beyond it a slice on the networks' grid has no bound.
+    within("field of view in mm", first.rows as f64 * first.row_spacing_mm, [0.0, FIELD_OF_VIEW_MAX_MM])?;
+    within(
+        "field of view in mm",
+        first.columns as f64 * first.column_spacing_mm,
+        [0.0, FIELD_OF_VIEW_MAX_MM],
+    )?;
     for kvp in slices.iter().filter_map(|s| s.kvp) {
         within("tube voltage in kVp", kvp, range.kvp)?;
     }
@@ -260,8 +281,15 @@ fn within(what: &'static str, value: f64, [min, max]: [f64; 2]) -> Result<(), No
     }
 }
 
-/// How far the lung mask reaches to the edges of the volume, in voxels of the 2 mm grid.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Least volume of both lungs. Adults have 2 to 7 litres, a shrunken diseased pair over one; bowel gas, sinuses or a
+/// trachea that the network took for lung have less.
+pub const LUNG_VOLUME_MIN_ML: f64 = 400.0;
+/// Least distance between the centres of the lungs along the columns. Adults have 130 to 180 mm; the halves of a single
+/// lung, 50 to 60 mm.
+pub const LUNG_DISTANCE_MIN_MM: f64 = 80.0;
+
+/// How large the lung mask is and how far it reaches to the edges of the volume; areas in voxels of the source grid.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LungExtent {
     /// Area in the first slice.
     pub first_slice_area: usize,
@@ -271,8 +299,12 @@ pub struct LungExtent {
     pub largest_slice_area: usize,
     /// Area of the mask on the four lateral borders, summed over the slices.
     pub border_area: usize,
-    /// Volume of the mask.
+    /// Voxels of the mask.
     pub volume: usize,
+    /// Volume of the mask.
+    pub volume_ml: f64,
+    /// Distance between the centres of the left and the right lung along the columns.
+    pub distance_mm: f64,
 }
 
 /// Share of the lung volume that may lie on the lateral border: speckle, not a lung.
@@ -281,10 +313,13 @@ const BORDER_SHARE_MAX: f64 = 0.002;
 /// Judges whether the lungs are inside the reconstructed field and the scanned range.
 ///
 /// # Errors
-/// [`NotEvaluated::NoLungs`], [`NotEvaluated::LungsCut`].
+/// [`NotEvaluated::NoLungs`], [`NotEvaluated::OneLung`], [`NotEvaluated::LungsCut`].
 pub fn judge_lungs(extent: &LungExtent) -> Result<(), NotEvaluated> {
-    if extent.volume == 0 {
-        return Err(NotEvaluated::NoLungs);
+    if extent.volume_ml < LUNG_VOLUME_MIN_ML {
+        return Err(NotEvaluated::NoLungs { volume_ml: extent.volume_ml });
+    }
+    if extent.distance_mm < LUNG_DISTANCE_MIN_MM {
+        return Err(NotEvaluated::OneLung { distance_mm: extent.distance_mm });
     }
     let cut = |area: usize| area as f64 > CUT_AREA_SHARE_MAX * extent.largest_slice_area as f64;
     let edge = if cut(extent.first_slice_area) {
@@ -398,6 +433,7 @@ pub(crate) mod tests {
                 |s| s.iter_mut().for_each(|h| h.geometry.row_spacing_mm = f64::NAN),
                 "the pixel spacing",
             ),
+            ("wide", |s| s.iter_mut().for_each(|h| h.geometry.columns = 2048), "field of view in mm 1433"),
             ("matrix", |s| s[4].geometry.rows = 256, "the matrix differs"),
             ("shift", |s| s[4].geometry.position_mm[0] += 30.0, "position in the plane"),
             ("kvp", |s| s[4].kvp = Some(70.0), "tube voltage in kVp 70"),
@@ -425,10 +461,14 @@ pub(crate) mod tests {
             largest_slice_area: 5000,
             border_area: 3,
             volume: 400_000,
+            volume_ml: 3200.0,
+            distance_mm: 150.0,
         };
         let cases = [
             (whole, None),
-            (LungExtent { volume: 0, ..whole }, Some("no lungs")),
+            (LungExtent { volume_ml: 0.0, ..whole }, Some("no lungs")),
+            (LungExtent { volume_ml: 40.0, ..whole }, Some("no lungs found: 40 ml")),
+            (LungExtent { distance_mm: 55.0, ..whole }, Some("only one lung")),
             (LungExtent { first_slice_area: 2000, ..whole }, Some("first slice")),
             (LungExtent { last_slice_area: 2000, ..whole }, Some("last slice")),
             (LungExtent { border_area: 4000, ..whole }, Some("border")),

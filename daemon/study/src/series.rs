@@ -58,12 +58,12 @@ pub struct NoSeries {
     pub series: Option<SeriesUid>,
 }
 
-/// Chooses among a study's series: of those that pass the gate, the model card's preferred kernel, then its
-/// preferred thickness, then the most slices; the UID decides between equals, so that the choice is repeatable.
+/// Ranks a study's series: of those that pass the gate, the model card's preferred kernel first, then its preferred
+/// thickness, then the most slices; the UID decides between equals, so that the choice is repeatable. Never empty.
 ///
 /// # Errors
 /// [`NoSeries`], with the reason of the CT series that has the most slices.
-pub fn choose(headers: &[SliceHeader], range: &InputRange) -> Result<ChosenSeries, NoSeries> {
+pub fn rank(headers: &[SliceHeader], range: &InputRange) -> Result<Vec<ChosenSeries>, NoSeries> {
     let mut by_series: BTreeMap<&SeriesUid, Vec<usize>> = BTreeMap::new();
     for (i, header) in headers.iter().enumerate().filter(|(_, h)| h.kind == ImageKind::Axial) {
         by_series.entry(&header.series).or_default().push(i);
@@ -94,9 +94,9 @@ pub fn choose(headers: &[SliceHeader], range: &InputRange) -> Result<ChosenSerie
             Err(reason) => refused.push((slices.len(), series.clone(), reason)),
         }
     }
-    let best = passed.into_iter().min_by(|a, b| (a.0, a.1, &a.2.series).cmp(&(b.0, b.1, &b.2.series)));
-    if let Some((_, _, chosen)) = best {
-        return Ok(chosen);
+    if !passed.is_empty() {
+        passed.sort_by(|a, b| (a.0, a.1, &a.2.series).cmp(&(b.0, b.1, &b.2.series)));
+        return Ok(passed.into_iter().map(|(_, _, chosen)| chosen).collect());
     }
     let closest = refused.into_iter().max_by_key(|(slices, _, _)| *slices);
     let (series, reason) =
@@ -104,10 +104,14 @@ pub fn choose(headers: &[SliceHeader], range: &InputRange) -> Result<ChosenSerie
     Err(NoSeries { reason, series })
 }
 
-/// Place of the kernel in the card's list; after all of them for a kernel that it does not name.
-fn kernel_rank(slice: &SliceHeader, range: &InputRange) -> usize {
+/// Place of the kernel in the card's list, then its sharpness: of two that the card does not name, the softer comes first.
+fn kernel_rank(slice: &SliceHeader, range: &InputRange) -> (usize, u32) {
     let kernel = slice.kernel.as_deref().unwrap_or("");
-    range.preferred_kernels.iter().position(|k| k.eq_ignore_ascii_case(kernel)).unwrap_or(usize::MAX)
+    let named = range.preferred_kernels.iter().position(|k| k.eq_ignore_ascii_case(kernel));
+    // Makers number their kernels by sharpness: B30f to B80f, Br40d to Bl57d, I26f to I70f, FC03 to FC52.
+    let digits: String =
+        kernel.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    (named.unwrap_or(usize::MAX), digits.parse().unwrap_or(u32::MAX))
 }
 
 fn thickness_preferred(slice: &SliceHeader, range: &InputRange) -> bool {
@@ -134,11 +138,18 @@ mod tests {
         let sharp = kernel(series("2", 40), "B70f", 2.0);
         let thin = kernel(series("3", 20), "b40F", 2.0);
         let longer = kernel(series("4", 30), "B40f", 2.0);
-        let cases: &[(&[&[SliceHeader]], &str)] =
-            &[(&[&sharp, &soft], "1"), (&[&sharp], "2"), (&[&soft, &thin], "3"), (&[&thin, &longer], "4")];
+        let (unnamed_sharp, unnamed_soft) =
+            (kernel(series("5", 30), "Bl57d", 2.0), kernel(series("6", 20), "Br40d", 2.0));
+        let cases: &[(&[&[SliceHeader]], &str)] = &[
+            (&[&sharp, &soft], "1"),
+            (&[&sharp], "2"),
+            (&[&soft, &thin], "3"),
+            (&[&thin, &longer], "4"),
+            (&[&unnamed_sharp, &unnamed_soft], "6"),
+        ];
         for (parts, want) in cases {
             let study: Vec<SliceHeader> = parts.concat();
-            assert_eq!(choose(&study, &range()).unwrap().series.as_str(), *want);
+            assert_eq!(rank(&study, &range()).unwrap()[0].series.as_str(), *want);
         }
     }
 
@@ -147,7 +158,7 @@ mod tests {
         let mut soft = kernel(series("1", 20), "B40f", 2.0);
         soft.retain(|h| h.geometry.position_mm[2] != 80.0);
         let study = [soft, kernel(series("2", 12), "B70f", 2.0)].concat();
-        assert_eq!(choose(&study, &range()).unwrap().series.as_str(), "2");
+        assert_eq!(rank(&study, &range()).unwrap()[0].series.as_str(), "2");
     }
 
     #[test]
@@ -159,11 +170,11 @@ mod tests {
             extra.geometry.rows = rows;
             study.push(extra);
         }
-        let chosen = choose(&study, &range()).unwrap();
-        assert_eq!(chosen.order.len(), 20);
+        let ranked = rank(&study, &range()).unwrap();
+        assert_eq!((ranked.len(), ranked[0].order.len()), (1, 20));
         let without: Vec<SliceHeader> = study[20..].to_vec();
-        let refused = choose(&without, &range()).unwrap_err();
+        let refused = rank(&without, &range()).unwrap_err();
         assert_eq!(refused.reason, NotEvaluated::LocalizerOrDerivedOnly);
-        assert_eq!(choose(&study[21..], &range()).unwrap_err().reason, NotEvaluated::NoCt);
+        assert_eq!(rank(&study[21..], &range()).unwrap_err().reason, NotEvaluated::NoCt);
     }
 }

@@ -189,7 +189,11 @@ INPUT = {
     "slice_spacing_mm": [0.5, 10.0],
     "pixel_spacing_mm": [0.3, 1.5],
     "min_slices": 8,
-    "preferred_kernels": ["B30f", "B31f", "B40f", "B41f", "STANDARD", "SOFT", "FC03", "FC13", "B", "C"],
+    # Soft to medium kernels of Siemens, GE, Canon and Philips.
+    "preferred_kernels": [
+        "B30f", "B31f", "B40f", "B41f", "D30s", "D40s", "I30f", "I31f", "I40f", "I41f", "Br36d", "Br38d", "Br40d", "Br40f",
+        "STANDARD", "SOFT", "FC03", "FC08", "FC13", "FC18", "B", "C",
+    ],
     "preferred_slice_thickness_mm": [1.0, 3.0],
 }
 METHODS = {
