@@ -74,6 +74,8 @@ fn kinds() {
         (&[image_type("DERIVED\\PRIMARY\\AXIAL\\MIP")], LocalizerOrDerived),
         (&[image_type("DERIVED\\PRIMARY\\MPR")], LocalizerOrDerived),
         (&[image_type("DERIVED\\SECONDARY\\AXIAL")], LocalizerOrDerived),
+        (&[(tags::RESCALE_TYPE, VR::LO, "HU")], Axial),
+        (&[(tags::RESCALE_TYPE, VR::LO, "MGML")], LocalizerOrDerived),
         (&[class("1.2.840.10008.5.1.4.1.1.2.1")], MultiFrame),
         (&[(tags::NUMBER_OF_FRAMES, VR::IS, "60")], MultiFrame),
         (&[(tags::NUMBER_OF_FRAMES, VR::IS, "1")], Axial),
