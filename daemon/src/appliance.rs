@@ -12,6 +12,7 @@ use crate::instance::Instance;
 use crate::intake::assembler::{Assembly, Completed, QuietTimes};
 use crate::intake::spool::Spool;
 use crate::intake::{Event, Intake, now_ms};
+use crate::janitor::{self, Janitor};
 use crate::outbox::{self, Delivered};
 use crate::pipeline::{Finished, Pipeline, Progress};
 use crate::report;
@@ -29,8 +30,6 @@ use study::{InputRange, NotEvaluated, Outcome, StudyUid, Verdict};
 
 /// Evaluations that may begin before a study is given up: one that ends the process each time must not do so for ever.
 const ATTEMPTS_MAX: u32 = 3;
-/// How often the janitor looks for images that may go.
-const JANITOR_PERIOD: Duration = Duration::from_secs(60);
 /// Longest wait of the assembler: bounds the time until it sees that it should end.
 const ASSEMBLER_WAIT: Duration = Duration::from_secs(1);
 
@@ -52,6 +51,8 @@ struct Job {
     study: StudyUid,
     instances: Vec<Arc<Instance>>,
     completed: Completed,
+    /// When its last instance arrived, if since the start.
+    last_arrival: Option<Instant>,
 }
 
 /// A running appliance.
@@ -107,6 +108,10 @@ impl Appliance {
 
         let (events, assembler_events) = mpsc::sync_channel(crate::limits::EVENTS_MAX);
         let intake = Intake::new(config.clone(), Arc::clone(&spool), Arc::clone(&database), events);
+        let destinations: Vec<String> = config.destinations.iter().map(|d| d.name.clone()).collect();
+        for (name, waiting) in database.waiting_for_others(&destinations)? {
+            warn!("{waiting} results wait for {name}, which is no [[destination]]: nobody delivers them");
+        }
         let mut threads = Vec::new();
         let wakes = Arc::new(Mutex::new(Vec::new()));
         threads.extend(start_outbox(config, &database, &wakes, &notices)?);
@@ -115,7 +120,8 @@ impl Appliance {
         let evaluator = Evaluator {
             database: Arc::clone(&database),
             pipeline: Arc::clone(&pipeline),
-            destinations: config.destinations.iter().map(|d| d.name.clone()).collect(),
+            intake: Arc::clone(&intake),
+            destinations: destinations.clone(),
             station: config.dicom.ae_title.clone(),
             wakes: Arc::clone(&wakes),
             notices: notices.clone(),
@@ -135,10 +141,12 @@ impl Appliance {
             assemblies: HashMap::new(),
         };
         threads.push(critical("assembler", move || driver.run(&assembler_events))?);
+        janitor::remove_leftovers(&database, &spool)?;
         intake.recover()?;
         let (stop_janitor, janitor_stop) = mpsc::channel();
         let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
-        threads.push(critical("janitor", move || janitor(&database, &spool, keep_ms, &janitor_stop))?);
+        let janitor = Janitor::new(database, spool, keep_ms, destinations);
+        threads.push(critical("janitor", move || janitor.run(&janitor_stop))?);
         let listening = Arc::clone(&intake);
         threads.push(critical("listener", move || Ok(listening.listen(&listener)?))?);
         info!("listening as {} on {address}", config.dicom.ae_title);
@@ -213,10 +221,14 @@ impl AssemblerDriver {
             self.reopen(key, Instant::now())?;
         }
         loop {
+            // Whatever still arrives is in the spool for the next start.
+            if self.intake.is_stopping() {
+                return Ok(());
+            }
             let wait = self.complete()?;
+            self.intake.assembled(self.assemblies.values().map(|(_, a)| a.instances().len()).sum());
             match events.recv_timeout(wait.min(ASSEMBLER_WAIT)) {
                 Ok(event) => self.take(event)?,
-                Err(RecvTimeoutError::Timeout) if self.intake.is_stopping() => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -235,6 +247,12 @@ impl AssemblerDriver {
                 if let Some((_, assembly)) = self.assemblies.get_mut(&study) {
                     assembly.repeated(association, now);
                 }
+            }
+            Event::Unchanged { key, study } => {
+                if !self.assemblies.contains_key(&study) {
+                    self.reopen(key, now)?;
+                }
+                self.intake.taken(&study);
             }
             Event::Arrived { association, key, instance } => {
                 let study = instance.header.study.clone();
@@ -290,7 +308,11 @@ impl AssemblerDriver {
             let Some((_, assembly)) = self.assemblies.remove(&study) else { continue };
             let instances: Vec<_> = assembly.instances().cloned().collect();
             info!("study {study}: complete with {} instances ({completed:?})", instances.len());
-            if self.jobs.send(Job { reception, study, instances, completed }).is_err() {
+            let last_arrival = assembly.last_arrival();
+            self.intake.evaluation_waits(instances.len());
+            let job = Job { reception, study, instances, completed, last_arrival };
+            // The evaluator ends first, maybe: then the study is finished after the next start.
+            if self.jobs.send(job).is_err() && !self.intake.is_stopping() {
                 anyhow::bail!("the evaluator has stopped");
             }
         }
@@ -302,6 +324,7 @@ impl AssemblerDriver {
 struct Evaluator {
     database: Arc<Database>,
     pipeline: Arc<Pipeline>,
+    intake: Arc<Intake>,
     destinations: Vec<String>,
     station: String,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
@@ -311,7 +334,12 @@ struct Evaluator {
 impl Evaluator {
     fn run(&self, jobs: &Receiver<Job>) -> anyhow::Result<()> {
         while let Ok(job) = jobs.recv() {
+            // What is not evaluated now is after the next start.
+            if self.intake.is_stopping() {
+                break;
+            }
             self.evaluate(&job)?;
+            self.intake.evaluated(job.instances.len());
         }
         Ok(())
     }
@@ -319,7 +347,7 @@ impl Evaluator {
     fn evaluate(&self, job: &Job) -> anyhow::Result<()> {
         self.tell(Notice::Complete(job.study.clone(), job.completed, job.instances.len()));
         let attempts = self.database.begin_attempt(job.reception.key)?;
-        let finished = if attempts > ATTEMPTS_MAX {
+        let mut finished = if attempts > ATTEMPTS_MAX {
             Finished {
                 outcome: Outcome {
                     study_uid: job.study.clone(),
@@ -342,7 +370,20 @@ impl Evaluator {
             })
         };
         let revision = self.database.next_revision(job.reception.key)?;
-        let results: Vec<ResultRow> = report::results(&finished, &job.instances, revision, &self.station);
+        let mut results: Vec<ResultRow> = report::results(&finished, &job.instances, revision, &self.station);
+        if matches!(finished.outcome.verdict, Verdict::NotEvaluated(_))
+            && self.database.earlier_evaluation_stands(job.reception.key)?
+        {
+            warn!(
+                "study {} revision {revision}: an earlier evaluation, whose images were deleted, stands; no result is sent",
+                job.study
+            );
+            results.clear();
+        }
+        if let Some(arrival) = job.last_arrival {
+            let ms = arrival.elapsed().as_secs_f64() * 1e3;
+            finished.outcome.timings_ms.insert("last_slice_to_outcome".to_owned(), ms);
+        }
         let (outcome, to) = (&finished.outcome, &self.destinations);
         self.database.finish(job.reception, revision, outcome, &results, to, now_ms())?;
         let line = serde_json::to_string(&finished.outcome)?;
@@ -359,30 +400,4 @@ impl Evaluator {
         // Nobody may be watching.
         let _ = self.notices.send(notice);
     }
-}
-
-/// Deletes the images of finished studies: after their time, or when space runs short, oldest first.
-fn janitor(database: &Database, spool: &Spool, keep_ms: i64, stop: &Receiver<()>) -> anyhow::Result<()> {
-    loop {
-        for key in database.expendable(now_ms() - keep_ms)? {
-            delete_images(database, spool, key)?;
-        }
-        for key in database.expendable(now_ms())? {
-            if !spool.is_short()? {
-                break;
-            }
-            warn!("storage runs short: the images of study {} go before their time", key.0);
-            delete_images(database, spool, key)?;
-        }
-        if !matches!(stop.recv_timeout(JANITOR_PERIOD), Err(RecvTimeoutError::Timeout)) {
-            return Ok(());
-        }
-    }
-}
-
-fn delete_images(database: &Database, spool: &Spool, key: StudyKey) -> anyhow::Result<()> {
-    if spool.delete(key, || database.claim_images(key).map_err(anyhow::Error::from))? {
-        info!("images of study {} deleted", key.0);
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@
 //!                     ▲                        │                    │
 //!                     └────── a late slice ────┴────────────────────┘
 //! ```
+use crate::limits;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ CREATE TABLE studies (
     state       TEXT NOT NULL CHECK (state IN ('receiving', 'evaluating', 'done')),
     arrived_ms  INTEGER NOT NULL,
     done_ms     INTEGER,
+    -- 0: the images are there; 1: they were deleted; 2: they were, and others came later.
     images_deleted INTEGER NOT NULL DEFAULT 0,
     attempts    INTEGER NOT NULL DEFAULT 0,
     -- Counts the receptions: an evaluation that began before the last one does not finish the study.
@@ -57,6 +59,14 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_waiting ON outbox (destination, next_attempt_ms) WHERE state = 'waiting';
 ";
+
+/// Added to databases of the same schema that were made without it.
+const INDEX: &str = "CREATE INDEX IF NOT EXISTS results_of_study ON results (study_id)";
+
+/// No earlier result of the study waits for the same destination: revision 2 must not arrive before revision 1.
+const FIRST_OF_ITS_STUDY: &str = "NOT EXISTS (
+    SELECT 1 FROM results earlier JOIN outbox e ON e.result_id = earlier.id
+    WHERE earlier.study_id = r.study_id AND earlier.id < r.id AND e.destination = o.destination AND e.state = 'waiting')";
 
 /// What can go wrong with the database.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +149,7 @@ impl Database {
             SCHEMA_VERSION => {}
             found => return Err(DatabaseError::Newer { found }),
         }
+        connection.execute(INDEX, [])?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 
@@ -153,20 +164,45 @@ impl Database {
         let id = connection.query_row(
             "INSERT INTO studies (study_uid, state, arrived_ms) VALUES (?1, 'receiving', ?2)
              ON CONFLICT (study_uid) DO UPDATE
-             SET state = 'receiving', images_deleted = 0, attempts = 0, reception = reception + 1 RETURNING id",
+             SET state = 'receiving', images_deleted = 2 * (images_deleted > 0), attempts = 0,
+                 reception = reception + 1 RETURNING id",
             params![study.as_str(), now_ms],
             |row| row.get(0),
         )?;
         Ok(StudyKey(id))
     }
 
-    /// The key of a known study.
-    pub fn key(&self, study: &StudyUid) -> Result<Option<StudyKey>, DatabaseError> {
+    /// The key of a known study, and whether its slices are complete: it has an outcome, or is being evaluated.
+    pub fn known(&self, study: &StudyUid) -> Result<Option<(StudyKey, bool)>, DatabaseError> {
         Ok(self
             .lock()
-            .query_row("SELECT id FROM studies WHERE study_uid = ?1", [study.as_str()], |row| row.get(0))
-            .optional()?
-            .map(StudyKey))
+            .query_row(
+                "SELECT id, state <> 'receiving' FROM studies WHERE study_uid = ?1",
+                [study.as_str()],
+                |row| Ok((StudyKey(row.get(0)?), row.get(1)?)),
+            )
+            .optional()?)
+    }
+
+    /// Whether an instance is a result of ours that somebody sends back.
+    pub fn is_result(&self, sop_instance_uid: &str) -> Result<bool, DatabaseError> {
+        Ok(self.lock().query_row(
+            "SELECT EXISTS (SELECT 1 FROM results WHERE sop_instance_uid = ?1)",
+            [sop_instance_uid],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Whether an earlier evaluation holds against one that finds too little: the images that it saw were deleted since.
+    pub fn earlier_evaluation_stands(&self, key: StudyKey) -> Result<bool, DatabaseError> {
+        Ok(self.lock().query_row(
+            "SELECT images_deleted = 2 AND EXISTS (
+                 SELECT 1 FROM outcomes
+                 WHERE study_id = id AND json_extract(outcome, '$.outcome') <> 'not_evaluated')
+             FROM studies WHERE id = ?1",
+            [key.0],
+            |row| row.get(0),
+        )?)
     }
 
     /// Marks a complete study as being evaluated, and tells the reception that this finishes.
@@ -207,8 +243,7 @@ impl Database {
         destinations: &[String],
         now_ms: i64,
     ) -> Result<(), DatabaseError> {
-        let text =
-            serde_json::to_string(outcome).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        let text = json(outcome)?;
         let key = reception.key;
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
@@ -253,16 +288,20 @@ impl Database {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The delivery for a destination that has been due for longest.
+    /// The delivery for a destination that has been due for longest. A time further ahead than any pause was written
+    /// while the clock was wrong: such a delivery is due, too.
     pub fn due(&self, destination: &str, now_ms: i64) -> Result<Option<Delivery>, DatabaseError> {
         Ok(self
             .lock()
             .query_row(
-                "SELECT r.id, s.study_uid, o.attempts, r.sop_class_uid, r.sop_instance_uid, r.transfer_syntax_uid, r.data_set
-                 FROM outbox o JOIN results r ON r.id = o.result_id JOIN studies s ON s.id = r.study_id
-                 WHERE o.destination = ?1 AND o.state = 'waiting' AND o.next_attempt_ms <= ?2
-                 ORDER BY o.next_attempt_ms, r.id LIMIT 1",
-                params![destination, now_ms],
+                &format!(
+                    "SELECT r.id, s.study_uid, o.attempts, r.sop_class_uid, r.sop_instance_uid, r.transfer_syntax_uid, r.data_set
+                     FROM outbox o JOIN results r ON r.id = o.result_id JOIN studies s ON s.id = r.study_id
+                     WHERE o.destination = ?1 AND o.state = 'waiting'
+                         AND (o.next_attempt_ms <= ?2 OR o.next_attempt_ms > ?2 + ?3) AND {FIRST_OF_ITS_STUDY}
+                     ORDER BY o.next_attempt_ms, r.id LIMIT 1"
+                ),
+                params![destination, now_ms, limits::DELIVERY_PAUSE_MAX_MS * 3 / 2],
                 |row| {
                     Ok(Delivery {
                         result_id: row.get(0)?,
@@ -280,13 +319,21 @@ impl Database {
             .optional()?)
     }
 
-    /// Marks a delivery as accepted by its destination.
+    /// Marks a delivery as accepted by its destination. The destination is alive: what else waits for it is due now.
     pub fn delivered(&self, result_id: i64, destination: &str, now_ms: i64) -> Result<(), DatabaseError> {
-        self.lock().execute(
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute(
             "UPDATE outbox SET state = 'delivered', attempts = attempts + 1, delivered_ms = ?3, last_error = NULL
              WHERE result_id = ?1 AND destination = ?2",
             params![result_id, destination, now_ms],
         )?;
+        transaction.execute(
+            "UPDATE outbox SET next_attempt_ms = ?2
+             WHERE destination = ?1 AND state = 'waiting' AND next_attempt_ms > ?2",
+            params![destination, now_ms],
+        )?;
+        transaction.commit()?;
         Ok(())
     }
 
@@ -309,22 +356,44 @@ impl Database {
     /// The time of a destination's next delivery, if any waits.
     pub fn next_due_ms(&self, destination: &str) -> Result<Option<i64>, DatabaseError> {
         Ok(self.lock().query_row(
-            "SELECT MIN(next_attempt_ms) FROM outbox WHERE destination = ?1 AND state = 'waiting'",
+            &format!(
+                "SELECT MIN(o.next_attempt_ms) FROM outbox o JOIN results r ON r.id = o.result_id
+                 WHERE o.destination = ?1 AND o.state = 'waiting' AND {FIRST_OF_ITS_STUDY}"
+            ),
             [destination],
             |row| row.get(0),
         )?)
     }
 
-    /// Finished studies whose images may go: done before `done_before_ms`, every result delivered; oldest first.
-    pub fn expendable(&self, done_before_ms: i64) -> Result<Vec<StudyKey>, DatabaseError> {
+    /// Destinations other than these for which results wait, and how many.
+    pub fn waiting_for_others(&self, destinations: &[String]) -> Result<Vec<(String, u32)>, DatabaseError> {
         let connection = self.lock();
         let mut statement = connection.prepare(
-            "SELECT id FROM studies s WHERE state = 'done' AND images_deleted = 0 AND done_ms < ?1 AND NOT EXISTS (
+            "SELECT destination, COUNT(*) FROM outbox
+             WHERE state = 'waiting' AND destination NOT IN (SELECT value FROM json_each(?1))
+             GROUP BY destination ORDER BY destination",
+        )?;
+        let rows = statement.query_map([json(destinations)?], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Finished studies whose images may go: done before `done_before_ms`, no result waiting for one of
+    /// `destinations`; oldest first.
+    pub fn expendable(
+        &self,
+        done_before_ms: i64,
+        destinations: &[String],
+    ) -> Result<Vec<StudyKey>, DatabaseError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare(
+            "SELECT id FROM studies s WHERE state = 'done' AND images_deleted <> 1 AND done_ms < ?1 AND NOT EXISTS (
                  SELECT 1 FROM outbox o JOIN results r ON r.id = o.result_id
-                 WHERE r.study_id = s.id AND o.state = 'waiting')
+                 WHERE r.study_id = s.id AND o.state = 'waiting'
+                     AND o.destination IN (SELECT value FROM json_each(?2)))
              ORDER BY done_ms",
         )?;
-        let rows = statement.query_map([done_before_ms], |row| row.get(0).map(StudyKey))?;
+        let rows = statement
+            .query_map(params![done_before_ms, json(destinations)?], |row| row.get(0).map(StudyKey))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -335,89 +404,40 @@ impl Database {
             .execute("UPDATE studies SET images_deleted = 1 WHERE id = ?1 AND state = 'done'", [key.0])?;
         Ok(changed == 1)
     }
+
+    /// Notes that a finished study has a file again, if its images had been deleted.
+    pub fn has_files(&self, key: StudyKey) -> Result<(), DatabaseError> {
+        self.lock()
+            .execute("UPDATE studies SET images_deleted = 2 WHERE id = ?1 AND images_deleted = 1", [key.0])?;
+        Ok(())
+    }
+
+    /// Whether a study's images were deleted and none came since.
+    pub fn images_are_deleted(&self, key: StudyKey) -> Result<bool, DatabaseError> {
+        Ok(self.lock().query_row(
+            "SELECT EXISTS (SELECT 1 FROM studies WHERE id = ?1 AND images_deleted = 1)",
+            [key.0],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Empties results made before `made_before_ms` that every destination has accepted; how many. Their rows stay, so
+    /// that they are known when somebody sends them back.
+    pub fn empty_results(&self, made_before_ms: i64) -> Result<usize, DatabaseError> {
+        Ok(self.lock().execute(
+            "UPDATE results SET data_set = zeroblob(0) WHERE length(data_set) > 0
+                 AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.result_id = results.id AND o.state = 'waiting')
+                 AND EXISTS (SELECT 1 FROM outcomes u WHERE u.study_id = results.study_id
+                     AND u.revision = results.revision AND u.at_ms < ?1)",
+            [made_before_ms],
+        )?)
+    }
+}
+
+fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, DatabaseError> {
+    Ok(serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use study::{NotEvaluated, Verdict};
-
-    fn outcome(study: &StudyUid) -> Outcome {
-        Outcome {
-            study_uid: study.clone(),
-            series_uid: None,
-            verdict: Verdict::NotEvaluated(NotEvaluated::NoCt),
-            timings_ms: Default::default(),
-        }
-    }
-
-    fn result(uid: &str) -> ResultRow {
-        ResultRow {
-            sop_class_uid: "1.2.840.10008.5.1.4.1.1.7".into(),
-            sop_instance_uid: uid.into(),
-            transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
-            data_set: vec![1, 2, 3],
-        }
-    }
-
-    #[test]
-    fn a_study_from_reception_to_delivery() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(&dir.path().join("db")).unwrap();
-        let study = StudyUid::new("1.2.3").unwrap();
-        let key = database.receive(&study, 1).unwrap();
-        assert_eq!(database.receive(&study, 2).unwrap(), key);
-        assert_eq!(database.unfinished().unwrap(), [key]);
-        let reception = database.evaluate(key).unwrap();
-        let to = ["pacs".to_owned(), "console".to_owned()];
-        database.finish(reception, 1, &outcome(&study), &[result("1.9")], &to, 10).unwrap();
-        assert!(database.unfinished().unwrap().is_empty());
-        assert_eq!(database.next_revision(key).unwrap(), 2);
-        assert!(database.expendable(1000).unwrap().is_empty(), "results still wait");
-
-        let due = database.due("pacs", 10).unwrap().unwrap();
-        assert_eq!((due.result, due.attempts), (result("1.9"), 0));
-        database.put_off(due.result_id, "pacs", 500, "refused").unwrap();
-        assert_eq!(database.due("pacs", 499).unwrap(), None);
-        assert_eq!(database.next_due_ms("pacs").unwrap(), Some(500));
-        assert_eq!(database.due("pacs", 500).unwrap().unwrap().attempts, 1);
-        database.delivered(due.result_id, "pacs", 501).unwrap();
-        database.delivered(due.result_id, "console", 501).unwrap();
-        assert_eq!(database.next_due_ms("pacs").unwrap(), None);
-        assert_eq!(database.expendable(1000).unwrap(), [key]);
-        assert!(database.claim_images(key).unwrap());
-        assert!(database.expendable(1000).unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_slice_that_arrives_during_the_evaluation_is_not_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        let database = Database::open(&path).unwrap();
-        let study = StudyUid::new("1.2.3").unwrap();
-        let key = database.receive(&study, 1).unwrap();
-        let first = database.evaluate(key).unwrap();
-        database.receive(&study, 2).unwrap();
-        database.finish(first, 1, &outcome(&study), &[], &[], 10).unwrap();
-        assert!(!database.claim_images(key).unwrap());
-        assert_eq!(database.unfinished().unwrap(), [key]);
-        // The second evaluation waits for its turn while the first one ends: the study is not done.
-        database.receive(&study, 3).unwrap();
-        let second = database.evaluate(key).unwrap();
-        database.finish(first, 2, &outcome(&study), &[], &[], 11).unwrap();
-        drop(database);
-        // … nor by a restart.
-        let database = Database::open(&path).unwrap();
-        assert_eq!(database.unfinished().unwrap(), [key]);
-        database.finish(second, 3, &outcome(&study), &[], &[], 12).unwrap();
-        assert!(database.unfinished().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_newer_schema_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        assert!(Database::open(&path).err().unwrap().to_string().contains("schema 99"));
-    }
-}
+#[path = "database_tests.rs"]
+mod tests;

@@ -46,6 +46,13 @@ pub enum Event {
         /// Its study.
         study: StudyUid,
     },
+    /// A study was made due, and then nothing came of its instance.
+    Unchanged {
+        /// The study.
+        key: StudyKey,
+        /// Its UID.
+        study: StudyUid,
+    },
     /// An association ended.
     Ended {
         /// Which.
@@ -64,19 +71,20 @@ struct Receiving {
     in_flight: usize,
 }
 
-/// Counts an open connection until its thread ends, by a panic too.
-struct Open(Arc<Intake>);
+/// Counts something open until it is dropped, by a panic too.
+struct Open(Arc<AtomicUsize>);
 
 impl Open {
-    fn new(intake: &Arc<Intake>) -> Self {
-        intake.open.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(intake))
+    /// `None` if there are `max` already.
+    fn new(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let open = Self(Arc::clone(count));
+        (count.fetch_add(1, Ordering::SeqCst) < max).then_some(open)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -86,7 +94,12 @@ pub struct Intake {
     spool: Arc<Spool>,
     database: Arc<Database>,
     events: SyncSender<Event>,
-    open: AtomicUsize,
+    /// Connections, and those among them that the policy let in as associations.
+    connections: Arc<AtomicUsize>,
+    associations: Arc<AtomicUsize>,
+    /// Instances that the assembler holds, and that wait for the evaluator or are evaluated.
+    assembled: AtomicUsize,
+    evaluating: AtomicUsize,
     next_association: AtomicU64,
     stopping: AtomicBool,
     /// Studies that are `receiving` in the database: their state need not be written again.
@@ -106,7 +119,10 @@ impl Intake {
             spool,
             database,
             events,
-            open: AtomicUsize::new(0),
+            connections: Arc::default(),
+            associations: Arc::default(),
+            assembled: AtomicUsize::new(0),
+            evaluating: AtomicUsize::new(0),
             next_association: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             receiving: Mutex::default(),
@@ -123,16 +139,18 @@ impl Intake {
                 Ok(stream) => {
                     // Bounds the threads, whatever connects; associations over the configured number are refused
                     // in the protocol's words by the policy below.
-                    if self.open.load(Ordering::SeqCst) >= 2 * limits::ASSOCIATIONS_MAX {
-                        warn!("connection refused: {} are open", self.open.load(Ordering::SeqCst));
+                    let max = 2 * limits::ASSOCIATIONS_MAX;
+                    let Some(open) = Open::new(&self.connections, max) else {
+                        warn!("connection closed without an answer: {max} are open, the most there may be");
                         continue;
-                    }
-                    let open = Open::new(self);
-                    let spawned = std::thread::Builder::new()
-                        .name("association".into())
-                        .spawn(move || open.0.serve(stream));
+                    };
+                    let intake = Arc::clone(self);
+                    let spawned = std::thread::Builder::new().name("association".into()).spawn(move || {
+                        intake.serve(stream);
+                        drop(open);
+                    });
                     if let Err(error) = spawned {
-                        warn!("connection refused: no thread for it: {error}");
+                        warn!("connection closed without an answer: no thread for it: {error}");
                     }
                 }
                 // Out of file descriptors, say: it passes.
@@ -155,6 +173,27 @@ impl Intake {
     /// Whether [`Intake::stop`] was called.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// The assembler holds so many instances.
+    pub fn assembled(&self, instances: usize) {
+        self.assembled.store(instances, Ordering::SeqCst);
+    }
+
+    /// So many instances wait for the evaluator from now on.
+    pub fn evaluation_waits(&self, instances: usize) {
+        self.evaluating.fetch_add(instances, Ordering::SeqCst);
+    }
+
+    /// So many instances were evaluated and let go.
+    pub fn evaluated(&self, instances: usize) {
+        self.evaluating.fetch_sub(instances, Ordering::SeqCst);
+    }
+
+    /// Whether one more instance may be held.
+    fn room(&self) -> Result<(), StoreError> {
+        let held = self.assembled.load(Ordering::SeqCst) + self.evaluating.load(Ordering::SeqCst);
+        if held < limits::INSTANCES_HELD_MAX { Ok(()) } else { Err(StoreError::TooManyHeld { held }) }
     }
 
     /// The assembler has taken an instance of the study.
@@ -198,8 +237,11 @@ impl Intake {
             .chain(STORAGE_CLASSES.iter().map(|class| (*class, syntaxes)))
             .collect();
         let peer = stream.peer_addr().map_or_else(|_| "unknown".into(), |a| a.to_string());
+        // Silent connections don't count: anybody could keep the scanner out with them.
+        let mut open = None;
         let accepted = accept(stream, &acceptor, &contexts, |request| {
-            self.policy(request.calling.as_str(), request.called.as_str())
+            open = Some(self.policy(request.calling.as_str(), request.called.as_str())?);
+            Ok(())
         });
         let mut association = match accepted {
             Ok(association) => association,
@@ -214,19 +256,18 @@ impl Intake {
         }
         // An assembler that has stopped needs no news: the spool has everything for the next start.
         let _ = self.events.send(Event::Ended { association: id, released: end.is_ok() });
+        drop(open);
     }
 
-    fn policy(&self, calling: &str, called: &str) -> Result<(), Rejection> {
+    fn policy(&self, calling: &str, called: &str) -> Result<Open, Rejection> {
         if !self.config.called().any(|title| title == called) {
             return Err(Rejection::CALLED_AE_NOT_RECOGNIZED);
         }
         if !self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling) {
             return Err(Rejection::CALLING_AE_NOT_RECOGNIZED);
         }
-        if self.open.load(Ordering::SeqCst) > self.config.dicom.associations_max {
-            return Err(Rejection::TEMPORARY_CONGESTION);
-        }
-        Ok(())
+        Open::new(&self.associations, self.config.dicom.associations_max)
+            .ok_or(Rejection::TEMPORARY_CONGESTION)
     }
 
     fn messages(
@@ -266,11 +307,11 @@ impl Intake {
         store: &StoreRequest,
         id: AssociationId,
     ) -> Result<Result<(), StoreError>, AssociationError> {
-        let mut part = match self.spool.begin() {
+        let mut part = match self.room().and_then(|()| Ok(self.spool.begin()?)) {
             Ok(part) => part,
             Err(error) => {
                 association.read_data_set(&mut io::sink(), 0)?;
-                return Ok(Err(error.into()));
+                return Ok(Err(error));
             }
         };
         let implementation = dimse::Implementation::default();

@@ -27,3 +27,13 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// Events between the associations and the assembler: one for each instance of a study, twice over.
 pub const EVENTS_MAX: usize = 2 * INSTANCES_PER_STUDY_MAX;
+
+/// The longest pause between two attempts at a delivery: a peer that comes back is noticed within it. The pauses are
+/// spread by a quarter, so that none ends later than one and a half times this.
+pub const DELIVERY_PAUSE_MAX_MS: i64 = 300_000;
+
+/// Instances that are held in memory until their study is evaluated, over all studies; beyond it senders are told to
+/// come back. An instance is its header, with the 15 attributes that the results repeat: 2 KiB as scanners write it, and
+/// 64 KiB if each attribute is as long as is read. So 40 MB, and 1.3 GB from a sender that does its worst; what is on
+/// its way ([`EVENTS_MAX`]) and one reopened study come on top, three quarters as much.
+pub const INSTANCES_HELD_MAX: usize = 20_000;

@@ -5,6 +5,7 @@ mod config;
 mod database;
 mod instance;
 mod intake;
+mod janitor;
 mod limits;
 mod outbox;
 mod phantom;

@@ -5,6 +5,7 @@
 use crate::config::Destination;
 use crate::database::{Database, Delivery};
 use crate::intake::now_ms;
+use crate::limits::DELIVERY_PAUSE_MAX_MS;
 use dimse::requestor::{Requestor, RequestorConfig};
 use dimse::{AeTitle, AssociationError};
 use log::{info, warn};
@@ -14,8 +15,6 @@ use std::time::Duration;
 
 /// The first pause after a failure; each further one is twice as long.
 const BACKOFF_FIRST_MS: i64 = 2_000;
-/// The longest pause: a peer that comes back is noticed within it.
-const BACKOFF_MAX_MS: i64 = 300_000;
 
 /// A delivery that was accepted.
 #[derive(Debug, Clone)]
@@ -58,7 +57,8 @@ pub fn deliver(
         }
         let next = database.next_due_ms(&destination.name)?;
         // A clock that jumps back must not put a result off by more than the longest pause.
-        let pause_ms = next.map_or(BACKOFF_MAX_MS, |at| (at - now_ms()).clamp(0, BACKOFF_MAX_MS));
+        let pause_ms =
+            next.map_or(DELIVERY_PAUSE_MAX_MS, |at| (at - now_ms()).clamp(0, DELIVERY_PAUSE_MAX_MS));
         match wake.recv_timeout(Duration::from_millis(pause_ms as u64)) {
             Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -69,7 +69,7 @@ pub fn deliver(
 /// The pause after an attempt that failed: doubling, capped, and spread by a quarter either way so that results that
 /// failed together don't come back together. The spread follows from the UID, so that tests can repeat it.
 fn backoff_ms(attempts: u32, sop_instance_uid: &str) -> i64 {
-    let pause = BACKOFF_FIRST_MS.saturating_mul(1 << attempts.min(16)).min(BACKOFF_MAX_MS);
+    let pause = BACKOFF_FIRST_MS.saturating_mul(1 << attempts.min(16)).min(DELIVERY_PAUSE_MAX_MS);
     let digest = Sha256::digest(format!("{sop_instance_uid} {attempts}"));
     let spread = i64::from(digest[0]) - 128;
     pause + pause * spread / 512
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest_and_are_spread() {
         for attempts in 0..40 {
-            let plain = (BACKOFF_FIRST_MS << attempts.min(16)).min(BACKOFF_MAX_MS);
+            let plain = (BACKOFF_FIRST_MS << attempts.min(16)).min(DELIVERY_PAUSE_MAX_MS);
             let pause = backoff_ms(attempts, "1.2.3");
             assert!((plain - plain / 4..=plain + plain / 4).contains(&pause), "{attempts}: {pause}");
         }

@@ -43,6 +43,7 @@ pub struct Assembly {
     open: BTreeSet<AssociationId>,
     aborted: bool,
     last_event: Instant,
+    last_arrival: Option<Instant>,
     /// Whether a series passes the gate; judged anew when an instance arrives.
     contiguous: Option<bool>,
 }
@@ -55,6 +56,7 @@ impl Assembly {
             open: BTreeSet::new(),
             aborted: false,
             last_event: now,
+            last_arrival: None,
             contiguous: None,
         }
     }
@@ -65,6 +67,7 @@ impl Assembly {
         if let Some(association) = association {
             // If it is the sender of an aborted association, it came back.
             self.repeated(association, now);
+            self.last_arrival = Some(now);
         }
         self.contiguous = None;
         self.last_event = now;
@@ -88,6 +91,11 @@ impl Assembly {
     /// The instances so far.
     pub fn instances(&self) -> impl ExactSizeIterator<Item = &Arc<Instance>> {
         self.instances.values()
+    }
+
+    /// When the last instance arrived; `None` if all were in the spool.
+    pub fn last_arrival(&self) -> Option<Instant> {
+        self.last_arrival
     }
 
     /// Whether the study is complete; else, when to ask again if nothing happens.

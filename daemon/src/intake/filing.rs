@@ -15,6 +15,7 @@ use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 use study::StudyUid;
+use study::series::ImageKind;
 
 /// Why an instance was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,8 @@ pub(super) enum StoreError {
     OtherInstance { found: String, announced: String },
     #[error("the study has {} instances already", limits::INSTANCES_PER_STUDY_MAX)]
     TooManyInstances,
+    #[error("{held} instances wait for their evaluation, the most is {}", limits::INSTANCES_HELD_MAX)]
+    TooManyHeld { held: usize },
     #[error("the assembler has stopped")]
     Stopped,
 }
@@ -42,12 +45,24 @@ impl StoreError {
                 (Status::OUT_OF_RESOURCES, "could not be stored")
             }
             Self::TooManyInstances => (Status::OUT_OF_RESOURCES, "too many instances in the study"),
+            Self::TooManyHeld { .. } => (Status::OUT_OF_RESOURCES, "too many instances wait for evaluation"),
             Self::Unreadable(_) => (Status::CANNOT_UNDERSTAND, "data set could not be read"),
             Self::OtherInstance { .. } => {
                 (Status::DATASET_MISMATCH, "SOP Instance UID differs from the command")
             }
         }
     }
+}
+
+/// What is to become of an instance.
+enum Admitted {
+    /// It belongs to a study that is being received.
+    Receiving(StudyKey),
+    /// Its study has it.
+    There,
+    /// Its study is complete, and it is no slice: a dose report, a localizer. It is kept with the others, and the
+    /// outcome stands.
+    Beside(StudyKey),
 }
 
 impl Intake {
@@ -73,29 +88,57 @@ impl Intake {
     /// Files a sealed instance under its study; used for what a power failure left unfiled, too. What is refused
     /// leaves nothing behind, so that a restart does not find it.
     fn file(&self, sealed: &Path, instance: Instance, id: Option<AssociationId>) -> Result<(), StoreError> {
+        let result = self.try_file(sealed, instance, id);
+        // After a restart it may have been acknowledged: it stays, unless its study is full.
+        let refused = match &result {
+            Ok(()) | Err(StoreError::Stopped) => false,
+            Err(StoreError::TooManyInstances) => true,
+            Err(_) => id.is_some(),
+        };
+        if refused && let Err(error) = self.spool.discard(sealed) {
+            warn!("what was refused stays in the spool: {error}");
+        }
+        result
+    }
+
+    fn try_file(
+        &self,
+        sealed: &Path,
+        instance: Instance,
+        id: Option<AssociationId>,
+    ) -> Result<(), StoreError> {
         let study = instance.header.study.clone();
         let uid = instance.header.instance.clone();
-        let Some((key, count)) = self.admit(&study, sealed, uid.as_str())? else {
-            return self.repeated(&study, uid.as_str(), id);
+        // An archive that forwards what is new in a study sends us our own results. They must not reopen it: each
+        // revision would bring the next.
+        if instance.header.kind == ImageKind::Other && self.database.is_result(uid.as_str())? {
+            info!("instance {uid} is a result of ours that came back; it is not kept");
+            return Ok(self.spool.discard(sealed)?);
+        }
+        let key = match self.admit(&instance, sealed)? {
+            Admitted::Receiving(key) => key,
+            Admitted::There => return self.repeated(&study, uid.as_str(), id),
+            Admitted::Beside(key) => {
+                self.spool.file(sealed, key, uid.as_str())?;
+                info!(
+                    "instance {uid} came after its study was complete and is no slice: it is kept, no more"
+                );
+                return Ok(self.database.has_files(key)?);
+            }
         };
-        let filed = if count < limits::INSTANCES_PER_STUDY_MAX {
-            self.spool.file(sealed, key, uid.as_str()).map_err(StoreError::from)
-        } else {
-            self.spool.discard(sealed).map_err(StoreError::from).and(Err(StoreError::TooManyInstances))
-        };
-        let path = match filed {
+        let path = match self.spool.file(sealed, key, uid.as_str()) {
             Ok(Filed::New(path)) => path,
             Ok(Filed::Replaced(path)) => {
                 warn!("instance {uid} came again with other content; the newer one counts");
                 path
             }
             Ok(Filed::Duplicate) => {
-                self.taken(&study);
+                self.unchanged(key, &study)?;
                 return self.repeated(&study, uid.as_str(), id);
             }
             Err(error) => {
-                self.taken(&study);
-                return Err(error);
+                self.unchanged(key, &study)?;
+                return Err(error.into());
             }
         };
         if let Some(receiving) = self.receiving().get_mut(&study) {
@@ -105,26 +148,33 @@ impl Intake {
         self.events.send(Event::Arrived { association: id, key, instance }).map_err(|_| StoreError::Stopped)
     }
 
-    /// The key of an instance's study and how many it has, with the instance counted as on its way, and the study as
-    /// being received in the database *before* the instance is moved to it: if the power fails in between, the study is
-    /// still due. `None`, and nothing changes, for an instance that a study has which is not being received now.
-    fn admit(
-        &self,
-        study: &StudyUid,
-        sealed: &Path,
-        uid: &str,
-    ) -> Result<Option<(StudyKey, usize)>, StoreError> {
+    /// What is to become of an instance. If it is to be evaluated, it is counted as on its way, and its study is
+    /// being received in the database *before* the instance is moved to it: if the power fails in between, the study
+    /// is still due. Nothing changes otherwise.
+    fn admit(&self, instance: &Instance, sealed: &Path) -> Result<Admitted, StoreError> {
+        let (study, uid) = (&instance.header.study, instance.header.instance.as_str());
         let begin = |receiving: &mut Receiving| {
+            if receiving.instances >= limits::INSTANCES_PER_STUDY_MAX {
+                return Err(StoreError::TooManyInstances);
+            }
             receiving.in_flight += 1;
-            (receiving.key, receiving.instances)
+            Ok(Admitted::Receiving(receiving.key))
         };
         if let Some(receiving) = self.receiving().get_mut(study) {
-            return Ok(Some(begin(receiving)));
+            return begin(receiving);
         }
-        if let Some(key) = self.database.key(study)?
-            && self.spool.drop_duplicate(sealed, key, uid)?
-        {
-            return Ok(None);
+        let known = self.database.known(study)?;
+        if let Some((key, complete)) = known {
+            if self.spool.drop_duplicate(sealed, key, uid)? {
+                return Ok(Admitted::There);
+            }
+            if self.spool.instances(key)?.len() >= limits::INSTANCES_PER_STUDY_MAX {
+                return Err(StoreError::TooManyInstances);
+            }
+            let slice = !matches!(instance.header.kind, ImageKind::Other | ImageKind::LocalizerOrDerived);
+            if complete && !slice {
+                return Ok(Admitted::Beside(key));
+            }
         }
         // Under the lock, so that no evaluation begins between the two.
         let mut receiving = self.receiving();
@@ -132,11 +182,17 @@ impl Intake {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => {
                 let key = self.database.receive(study, now_ms())?;
-                let instances = self.spool.instances(key)?.len();
+                // Counted before, too: an error must not come after the study was made due.
+                let instances = self.spool.instances(key).map_or(0, |paths| paths.len());
                 vacant.insert(Receiving { key, instances, in_flight: 0 })
             }
         };
-        Ok(Some(begin(known)))
+        begin(known)
+    }
+
+    /// Tells that a study was made due for an instance that was not filed after all: what it has is to be evaluated.
+    fn unchanged(&self, key: StudyKey, study: &StudyUid) -> Result<(), StoreError> {
+        self.events.send(Event::Unchanged { key, study: study.clone() }).map_err(|_| StoreError::Stopped)
     }
 
     /// Tells that an instance was there already.
@@ -152,8 +208,8 @@ impl Intake {
         for path in self.spool.recover()? {
             match Instance::read(&path).map(|instance| self.file(&path, instance, None)) {
                 Ok(Ok(())) => {}
-                // It was not acknowledged.
-                Ok(Err(error @ StoreError::TooManyInstances)) => {
+                // One file must not keep the daemon from starting. A study that is full did not acknowledge it.
+                Ok(Err(error @ (StoreError::TooManyInstances | StoreError::Spool(_)))) => {
                     warn!("{} not filed: {error}", path.display())
                 }
                 Ok(Err(error)) => return Err(error.into()),
@@ -163,3 +219,7 @@ impl Intake {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "filing_tests.rs"]
+mod tests;

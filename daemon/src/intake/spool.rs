@@ -9,6 +9,7 @@
 //! ```
 //! A peer's text never becomes a path: names are our own numbers and hashes.
 use crate::database::StudyKey;
+use log::warn;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -117,18 +118,26 @@ impl Spool {
         })
     }
 
-    /// Instances that were sealed, and so perhaps acknowledged, but not filed when the power failed. What is not
-    /// sealed was not acknowledged and is removed.
+    /// Instances that were sealed, and so perhaps acknowledged, but not filed when the power failed; in the order in
+    /// which they were received. What is not sealed was not acknowledged and is removed. A file that can't be read
+    /// stays where it is and holds up nothing.
     pub fn recover(&self) -> Result<Vec<PathBuf>, SpoolError> {
         let mut sealed = Vec::new();
         for path in files(&self.slots_dir)? {
-            if read_seal(&path)?.is_some() {
-                sealed.push(path);
-            } else {
-                fs::remove_file(&path).map_err(at(&path))?;
+            let dropped = match read_seal(&path) {
+                Ok(None) => fs::remove_file(&path).map_err(at(&path)),
+                Ok(Some(_)) => {
+                    let written = fs::metadata(&path).and_then(|meta| meta.modified());
+                    written.map(|time| sealed.push((time, path.clone()))).map_err(at(&path))
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = dropped {
+                warn!("left where it is: {error}");
             }
         }
-        Ok(sealed)
+        sealed.sort();
+        Ok(sealed.into_iter().map(|(_, path)| path).collect())
     }
 
     /// A fresh part to receive into.
@@ -200,12 +209,16 @@ impl Spool {
             fs::remove_file(sealed).map_err(at(sealed))?;
             return Ok(Filed::Duplicate);
         }
-        let number = number(sealed).unwrap_or_else(|| self.sequence.fetch_add(1, Ordering::Relaxed));
+        // A number of its own: slots are not used in the order of theirs, and the higher one is to be the newer content.
+        let number = self.sequence.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("{hash}-{number}.dcm"));
         fs::rename(sealed, &path).map_err(at(&path))?;
         match known.insert(hash, path.clone()) {
             Some(earlier) => {
-                fs::remove_file(&earlier).map_err(at(&earlier))?;
+                // Should it stay, the one with the higher number counts.
+                if let Err(error) = fs::remove_file(&earlier) {
+                    warn!("the earlier content stays: {}", at(&earlier)(error));
+                }
                 Ok(Filed::Replaced(path))
             }
             None => Ok(Filed::New(path)),
@@ -239,6 +252,12 @@ impl Spool {
     /// A study's reception is over for now: its list of files need not be kept in memory.
     pub fn received(&self, key: StudyKey) {
         self.receiving.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    /// The studies that have a folder.
+    pub fn studies(&self) -> Result<Vec<StudyKey>, SpoolError> {
+        let name = |path: PathBuf| path.file_name()?.to_str()?.parse().ok().map(StudyKey);
+        Ok(files(&self.studies_dir)?.into_iter().filter_map(name).collect())
     }
 
     /// The files of a study, one an instance: where a crash left two, the newer one.
@@ -376,9 +395,13 @@ fn read_seal(path: &Path) -> Result<Option<Seal>, SpoolError> {
 }
 
 /// Whether two files hold the same data set: same length and checksum, then byte by byte. The heads may differ, also in
-/// length: they name the sender.
+/// length: they name the sender. An earlier one that can't be read any more holds nothing: the new one takes its place.
 fn same_data_set(earlier: &Path, new: &Path) -> Result<bool, SpoolError> {
-    let (Some(a), Some(b)) = (read_seal(earlier)?, read_seal(new)?) else { return Ok(false) };
+    let readable = read_seal(earlier).unwrap_or_else(|error| {
+        warn!("an instance that was received before can't be read: {error}");
+        None
+    });
+    let (Some(a), Some(b)) = (readable, read_seal(new)?) else { return Ok(false) };
     if (a.data_set_bytes, a.checksum) != (b.data_set_bytes, b.checksum) {
         return Ok(false);
     }
@@ -414,7 +437,10 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, SpoolError> {
 fn study_files(studies_dir: &Path) -> Result<Vec<PathBuf>, SpoolError> {
     let mut all = Vec::new();
     for dir in files(studies_dir)? {
-        all.extend(files(&dir)?);
+        match files(&dir) {
+            Ok(files) => all.extend(files),
+            Err(error) => warn!("left as it is: {error}"),
+        }
     }
     Ok(all)
 }

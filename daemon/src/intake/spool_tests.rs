@@ -71,3 +71,54 @@ fn a_full_disk_is_refused() {
     let spool = Spool::open(dir.path(), u64::MAX).unwrap();
     assert!(matches!(spool.begin(), Err(SpoolError::Full { .. })));
 }
+
+#[test]
+fn the_newer_content_counts_whatever_slots_were_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), 0).unwrap();
+    let key = StudyKey(7);
+    let first = receive(&spool, b"", b"older");
+    let second = receive(&spool, b"", b"newer");
+    let Filed::New(older) = spool.file(&first, key, "1.2").unwrap() else { panic!("it is new") };
+    let kept = fs::read(&older).unwrap();
+    let Filed::Replaced(newer) = spool.file(&second, key, "1.2").unwrap() else { panic!("it replaces") };
+    // The power fails before the earlier content is removed.
+    fs::write(&older, kept).unwrap();
+    assert_eq!(Spool::open(dir.path(), 0).unwrap().instances(key).unwrap(), [newer]);
+}
+
+#[test]
+fn instances_are_recovered_in_the_order_of_their_reception() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), 0).unwrap();
+    let sealed: Vec<_> = (0..3u8).map(|i| receive(&spool, b"", &[i])).collect();
+    for (path, seconds) in sealed.iter().zip([200, 300, 100]) {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+    let order = [2, 0, 1].map(|i: usize| sealed[i].clone());
+    assert_eq!(Spool::open(dir.path(), 0).unwrap().recover().unwrap(), order);
+}
+
+#[test]
+fn an_unreadable_file_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), 0).unwrap();
+    let good = receive(&spool, b"", b"acknowledged");
+    let key = StudyKey(7);
+    let Filed::New(filed) = spool.file(&receive(&spool, b"", b"pixels"), key, "1.2").unwrap() else {
+        panic!("it is new")
+    };
+    // Folders stand for what can't be read: opened, but an error at the first byte (for root, too).
+    let bad = good.with_file_name("999999.part");
+    fs::create_dir(&bad).unwrap();
+    fs::write(bad.join("big enough"), [0; 500]).unwrap();
+    fs::write(dir.path().join("studies/file"), b"no folder").unwrap();
+    fs::remove_file(&filed).unwrap();
+    fs::create_dir(&filed).unwrap();
+    let again = Spool::open(dir.path(), 0).unwrap();
+    assert_eq!(again.recover().unwrap(), [good]);
+    assert!(bad.exists(), "left where it is");
+    let new = again.file(&receive(&again, b"", b"pixels"), key, "1.2").unwrap();
+    assert!(matches!(new, Filed::Replaced(_)), "{new:?}");
+}
