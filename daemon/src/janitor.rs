@@ -85,3 +85,87 @@ pub fn remove_leftovers(database: &Database, spool: &Spool) -> anyhow::Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+    use study::{NotEvaluated, Outcome, StudyUid, Verdict};
+
+    /// A finished study with an image, whose result waits for `to`.
+    fn finished(database: &Database, spool: &Spool, study: &str, to: &[String]) -> StudyKey {
+        let study = StudyUid::new(study).unwrap();
+        let key = database.receive(&study, 1).unwrap();
+        let mut part = spool.begin().unwrap();
+        part.write_all(&[0; 300]).unwrap();
+        part.head_is_written();
+        spool.file(&part.seal().unwrap(), key, study.as_str()).unwrap();
+        spool.received(key);
+        let outcome = Outcome {
+            study_uid: study.clone(),
+            series_uid: None,
+            verdict: Verdict::NotEvaluated(NotEvaluated::NoCt),
+            timings_ms: Default::default(),
+        };
+        let result = crate::database::ResultRow {
+            sop_class_uid: String::new(),
+            sop_instance_uid: format!("{study}.9"),
+            transfer_syntax_uid: String::new(),
+            data_set: vec![1],
+        };
+        let reception = database.evaluate(key).unwrap();
+        database.finish(reception, 1, &outcome, &[result], to, now_ms() - 1000).unwrap();
+        key
+    }
+
+    fn janitor(dir: &Path, min_free_mib: u64, keep_ms: i64) -> Janitor {
+        Janitor {
+            database: Arc::new(Database::open(&dir.join("db")).unwrap()),
+            spool: Arc::new(Spool::open(dir, min_free_mib).unwrap()),
+            keep_ms,
+            destinations: vec!["pacs".into()],
+        }
+    }
+
+    #[test]
+    fn results_that_wait_keep_images_while_there_is_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let roomy = janitor(dir.path(), 0, 100);
+        let here = finished(&roomy.database, &roomy.spool, "1.2.3", &["pacs".into()]);
+        let renamed = finished(&roomy.database, &roomy.spool, "1.2.4", &["old name".into()]);
+        roomy.round().unwrap();
+        assert_eq!(roomy.spool.instances(here).unwrap().len(), 1);
+        assert!(roomy.spool.instances(renamed).unwrap().is_empty(), "nobody delivers to it");
+        // Nothing is old, and the destination is dead; but the disk is full.
+        janitor(dir.path(), u64::MAX, i64::from(u32::MAX)).round().unwrap();
+        assert!(roomy.spool.instances(here).unwrap().is_empty());
+        assert!(roomy.database.due("pacs", now_ms()).unwrap().is_some(), "the result is whole all the same");
+    }
+
+    #[test]
+    fn leftovers_of_a_deletion_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let janitor = janitor(dir.path(), 0, i64::from(u32::MAX));
+        let cut_short = finished(&janitor.database, &janitor.spool, "1.2.3", &[]);
+        let whole = finished(&janitor.database, &janitor.spool, "1.2.4", &[]);
+        assert!(janitor.database.claim_images(cut_short).unwrap());
+        remove_leftovers(&janitor.database, &janitor.spool).unwrap();
+        assert!(janitor.spool.instances(cut_short).unwrap().is_empty());
+        assert_eq!(janitor.spool.instances(whole).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn one_study_that_can_not_be_deleted_is_not_the_next_ones_trouble() {
+        let dir = tempfile::tempdir().unwrap();
+        let janitor = janitor(dir.path(), 0, 100);
+        let keys = ["1.2.3", "1.2.4"].map(|s| finished(&janitor.database, &janitor.spool, s, &[]));
+        let folder = janitor.spool.instances(keys[0]).unwrap()[0].parent().unwrap().to_owned();
+        fs::remove_dir_all(&folder).unwrap();
+        // No folder, and so an error of the deletion.
+        fs::write(&folder, "").unwrap();
+        janitor.round().unwrap();
+        assert!(janitor.spool.instances(keys[1]).unwrap().is_empty());
+    }
+}

@@ -12,6 +12,7 @@ use serde_json::json;
 use std::io::Read;
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// What the daemon may take while the networks are loaded and a hostile file is received.
@@ -74,6 +75,34 @@ fn one_association_too_many_is_told_to_come_back() {
     assert!(!ok && said.contains("Transient") && said.contains("Temporary Congestion"), "{said}");
     drop(holder);
     wait_for("room", || run(&mut dcmtk("echoscu", &daemon)).0.then_some(()));
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &Settings { associations_max: 1, ..Settings::default() });
+    let _silent: Vec<_> = (0..5).map(|_| TcpStream::connect(("127.0.0.1", daemon.port)).unwrap()).collect();
+    assert_eq!(associate(&daemon).echo().unwrap(), Status::SUCCESS);
+}
+
+#[test]
+fn a_sender_that_streams_does_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &Settings::default());
+    let mut scu = associate(&daemon);
+    let [_, (uid, bytes, _), _] = bombs();
+    let stored = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (class, syntax) = (uids::CT_IMAGE_STORAGE, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+            // Until the daemon is gone.
+            while scu.store(class, uid, syntax, bytes.as_slice(), bytes.len() as u64).is_ok() {
+                stored.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        wait_for("some instances", || (stored.load(Ordering::Relaxed) > 3).then_some(()));
+        assert!(daemon.stop().success());
+    });
 }
 
 #[test]
