@@ -146,6 +146,7 @@ fn every_study_ends_in_an_outcome_with_its_reason() {
     for ((name, _, want, words), outcome) in CASES.iter().zip(&outcomes) {
         assert_eq!(outcome["outcome"], *want, "{name}: {outcome}");
         assert!(outcome["reason"].as_str().unwrap_or_default().contains(words), "{name}: {outcome}");
+        assert!(outcome["timings_ms"]["last_slice_to_outcome"].is_number(), "{name}: {outcome}");
         if *want == "flagged" {
             assert_eq!(outcome["severity"], outcomes[0]["severity"], "{name}");
             assert_eq!(outcome["timings_ms"]["slices"], json!(SLICES as f64), "{name}");
@@ -238,6 +239,35 @@ fn doubles_change_nothing_and_a_late_slice_makes_a_new_revision() {
     let results = daemon.results(STUDY);
     assert_ne!(results[0], results[1]);
     assert_eq!(console.received().len(), 2, "each revision is an instance of its own");
+}
+
+#[test]
+fn our_own_result_and_a_late_dose_report_make_no_revision() {
+    if !have(&["storescu", "storescp"]) {
+        return;
+    }
+    const STUDY: &str = "2.25.627";
+    let dir = tempfile::tempdir().unwrap();
+    let console = Storescp::start(&dir.path().join("console"), free_port());
+    let destinations = vec![("CONSOLE", console.port)];
+    let daemon =
+        Daemon::start(dir.path(), &Settings { destinations, quiet_long_s: 0.5, ..Settings::default() });
+    let slices = renamed(&phantom(&dir.path().join("phantom"), "0,0"), STUDY, "2.25.627.1");
+    // Fewer than the networks take: no time is spent in them.
+    storescu(&daemon, &[], &slices::write(&slices[..3], &dir.path().join("three")));
+    daemon.wait_done(STUDY);
+    daemon.wait_delivered();
+    // An archive that forwards what is new in a CT study.
+    let back = dir.path().join("back");
+    std::fs::create_dir(&back).unwrap();
+    std::fs::copy(&console.received()[0].1, back.join("capture.dcm")).unwrap();
+    storescu(&daemon, &[], &back);
+    assert_nothing_new(&daemon, STUDY, 1);
+    assert_eq!(daemon.filed(), 3, "a result of ours is not kept");
+    let late = [dose_report(&slices[0]), scout(&slices[0], 1)];
+    storescu(&daemon, &[], &slices::write(&late, &dir.path().join("late")));
+    assert_nothing_new(&daemon, STUDY, 1);
+    assert_eq!(daemon.filed(), 5, "what was acknowledged is kept");
 }
 
 #[test]
