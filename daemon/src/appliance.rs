@@ -253,6 +253,9 @@ impl AssemblerDriver {
                     self.reopen(key, now)?;
                 }
                 self.intake.taken(&study);
+                if !self.assemblies.contains_key(&study) {
+                    self.intake.nothing_came(&study, key)?;
+                }
             }
             Event::Arrived { association, key, instance } => {
                 let study = instance.header.study.clone();

@@ -205,6 +205,25 @@ impl Database {
         )?)
     }
 
+    /// A study that was made due has no instance to evaluate: it is as it was before.
+    pub fn nothing_came(&self, key: StudyKey) -> Result<(), DatabaseError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute(
+            // Received once: an evaluation of an earlier reception may still be under way.
+            "DELETE FROM studies WHERE id = ?1 AND reception = 1
+                 AND NOT EXISTS (SELECT 1 FROM outcomes WHERE study_id = ?1)",
+            [key.0],
+        )?;
+        transaction.execute(
+            "UPDATE studies SET state = 'done' WHERE id = ?1 AND state = 'receiving'
+                 AND EXISTS (SELECT 1 FROM outcomes WHERE study_id = ?1)",
+            [key.0],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// Marks a complete study as being evaluated, and tells the reception that this finishes.
     pub fn evaluate(&self, key: StudyKey) -> Result<Reception, DatabaseError> {
         Ok(self.lock().query_row(

@@ -203,6 +203,18 @@ impl Intake {
         }
     }
 
+    /// A study was made due for an instance that was not filed, and the assembler has nothing of it: it is no longer
+    /// due, unless another instance is on its way.
+    pub fn nothing_came(&self, study: &StudyUid, key: StudyKey) -> Result<(), DatabaseError> {
+        let mut receiving = self.receiving();
+        if receiving.get(study).is_some_and(|r| r.key == key && r.in_flight == 0) {
+            self.database.nothing_came(key)?;
+            receiving.remove(study);
+            self.spool.received(key);
+        }
+        Ok(())
+    }
+
     /// Marks a study as being evaluated, so that its next instance counts as a late one. `None`, and nothing is
     /// marked, while an instance is still on its way to the assembler.
     pub fn evaluation_begins(

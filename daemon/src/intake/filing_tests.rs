@@ -137,8 +137,18 @@ fn what_can_not_be_filed_leaves_nothing_behind_and_its_study_is_evaluated_again(
     // No evaluation begins before the assembler has looked.
     let uid = StudyUid::new("1.2.4").unwrap();
     assert!(scene.intake.evaluation_begins(&uid, due).unwrap().is_none());
-    fs::remove_file(&next).unwrap();
+    // It has nothing of the study: nothing was acknowledged, and nothing is due.
+    scene.intake.taken(&uid);
+    scene.intake.nothing_came(&uid, due).unwrap();
+    assert!(scene.study_is_done());
+    assert_eq!(scene.database.known(&uid).unwrap(), None);
     scene.keep(object, "1.2.4.1").unwrap();
+    assert!(matches!(scene.events.try_recv().unwrap(), Event::Arrived { .. }));
+    // The first study, of which only an outcome is left, stays done.
+    let uid = StudyUid::new("1.2.3").unwrap();
+    scene.database.receive(&uid, 20).unwrap();
+    scene.database.nothing_came(key).unwrap();
+    assert_eq!(scene.database.known(&uid).unwrap(), Some((key, true)));
 }
 
 #[test]
