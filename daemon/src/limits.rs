@@ -1,7 +1,7 @@
 //! Every bound of the daemon, each with the sum it comes from. Configuration may lower some, never raise them.
 
-/// Slices that a series may have. 1,000 slices of 512² are 600 MB of bounded memory: 1,000 × (190² × 2 planes × 4
-/// bytes on the 2 mm grid + 512² label bytes). The longest chest protocol seen (0.3 mm over 30 cm) has as many.
+/// Slices that a series may have. 1,000 slices of 512² are 550 MB at the usual 38 cm: 1,000 × (190² × 2 planes × 4
+/// bytes on the 2 mm grid + 512² label bytes); 1.4 GB where the pixels are 1.5 mm (384² on the grid). The longest chest protocol seen (0.3 mm over 30 cm) has as many.
 pub const SLICES_PER_SERIES_MAX: usize = 1_000;
 
 /// Instances that a study may have: five reconstructions of the longest series.
@@ -19,13 +19,16 @@ pub const PREPARED_SLICES_MAX: usize = 2_000;
 /// (190² × 2 planes × 4 bytes = 0.3 MB each).
 pub const PREPARED_BYTES_MAX: usize = 600 << 20;
 
-/// Associations at a time, unless the configuration says fewer: each costs a thread and two PDU buffers of 128 KiB.
+/// Associations at a time, unless the configuration says fewer: each costs a thread, two PDU buffers of 128 KiB and,
+/// for a moment, the instance that it reads back: 0.5 MB of a usual slice, [`INSTANCE_BYTES_MAX`] at the most. Twice as
+/// many connections may be open.
 pub const ASSOCIATIONS_MAX: usize = 64;
 
 /// Bytes of the configuration file.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
-/// Events between the associations and the assembler: one for each instance of a study, twice over.
+/// Events between the associations and the assembler: one for each instance of a study, twice over; 20 MB with the
+/// headers of usual instances. Beyond it the associations wait.
 pub const EVENTS_MAX: usize = 2 * INSTANCES_PER_STUDY_MAX;
 
 /// The longest pause between two attempts at a delivery: a peer that comes back is noticed within it. The pauses are
