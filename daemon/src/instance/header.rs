@@ -90,7 +90,12 @@ pub(super) fn instance(path: &Path, mut scan: Scan) -> Result<Instance, Problem>
     };
     let facts = pixel_facts(&scan);
     let announced_count = announced_count(&scan);
-    scan.elements.retain(|e| !FACT_TAGS.contains(&e.tag));
+    // What the results would not repeat need not be held for as long as the study is.
+    let repeated = |e: &RawElement| {
+        let tag = results::Tag(e.tag.group(), e.tag.element());
+        results::SOURCE_TAGS.iter().any(|s| s.tag == tag && e.value.len() <= s.length_max)
+    };
+    scan.elements.retain(repeated);
     Ok(Instance {
         path: path.to_owned(),
         header,

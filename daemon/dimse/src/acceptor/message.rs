@@ -12,9 +12,9 @@ const UID_LENGTH_MAX: usize = 64;
 /// A request from the peer.
 #[derive(Debug, Clone)]
 pub enum Message {
-    /// C-ECHO-RQ: answer with [`AcceptedAssociation::respond_echo`].
+    /// C-ECHO-RQ: answer with [`respond_echo`](super::AcceptedAssociation::respond_echo).
     Echo(EchoRequest),
-    /// C-STORE-RQ: [`AcceptedAssociation::read_data_set`], then [`AcceptedAssociation::respond_store`].
+    /// C-STORE-RQ: [`read_data_set`](super::AcceptedAssociation::read_data_set), then [`respond_store`](super::AcceptedAssociation::respond_store).
     Store(StoreRequest),
 }
 
