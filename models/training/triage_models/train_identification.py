@@ -3,9 +3,10 @@
 Owns the volumes that the head learns from and its recipe. There are too few whole volumes with a
 diagnosis, so it learns from pairs: the same CT as it is (negative), with ground glass and
 consolidation spread through both lungs (positive), and with other opacities, such as one lobar
-consolidation, nodules or a dependent band (negative). Real lesions come from the pseudo-labelled
-volumes: slices with lesions against slices of the same volume without. Positives and negatives so share
-their source, and the file format gives nothing away. A demonstration: no accuracy follows from it.
+consolidation, nodules or a dependent band (negative). Real lesions of the pseudo-labelled pictures are put
+into slices without (positive), and as their counterpart healthy parts of those pictures (negative).
+Positives and negatives so share their source, and the file format gives nothing away. A
+demonstration: no accuracy follows from it.
 """
 
 import argparse
@@ -54,11 +55,20 @@ def stacked_slices(rng, samples):
     return np.stack(planes, axis=2), np.stack(masks, axis=2)
 
 
-def stacked_pictures(rng, samples):
-    """Slices of one pseudo-labelled volume, brought to one size, in order."""
-    shape = (rng.randint(90, 131), rng.randint(125, 166))
-    picked = sorted(rng.choice(len(samples), rng.choice(SLICES)))
-    return np.stack([resize(samples[i].hu, shape) for i in picked], axis=2)
+def transplant(rng, hu, lungs, pictures, sick):
+    """Puts lesions of one volume's pictures into a stack, or else, mirrored, healthy lung of them."""
+    members = pictures[rng.randint(len(pictures))]
+    hu, share = hu.copy(), rng.uniform(0.2, 1.0)
+    for k in range(hu.shape[2]):
+        if rng.rand() > share:
+            continue
+        sample = members[rng.randint(len(members))]
+        picture, mask = resize(sample.hu, hu.shape[:2]), resize(sample.mask, hu.shape[:2]) >= 0.5
+        if not sick:
+            mask = mask[:, ::-1] & ~ndimage.binary_dilation(mask, iterations=3) & (picture < -600)
+        alpha = ndimage.gaussian_filter((mask & lungs[:, :, k]).astype(np.float32), 0.7)
+        hu[:, :, k] += alpha * (np.maximum(hu[:, :, k], picture) - hu[:, :, k])
+    return hu
 
 
 def spread_lesions(rng, hu, lungs):
@@ -116,7 +126,12 @@ def examples(rng, args):
     """Yields (source, held out, label, HU volume) without end of patience: `args.rounds` times all sources."""
     slices = [s for s in data.lung_slices(args.data, False) if s.mask.mean() > 0.08]
     volumes = [(v, False) for v in data.lung_volumes(args.data, False)] + [(v, True) for v in data.lung_volumes(args.data, True)]
-    for round_ in range(args.rounds):
+    by_volume = {}
+    for sample in data.lesion_slices(args.data, "pseudo_train"):
+        if sample.mask.mean() > 0.004:
+            by_volume.setdefault(sample.name.rsplit("_", 1)[0], []).append(sample)
+    pictures = [by_volume[name] for name in sorted(by_volume)]
+    for _ in range(args.rounds):
         for volume, test in volumes:
             for make, label in VARIANTS:
                 hu, lungs = cropped_volume(rng, volume.hu, volume.lungs, volume.spacing_mm)
@@ -125,15 +140,9 @@ def examples(rng, args):
             for make, label in VARIANTS:
                 hu, lungs = stacked_slices(rng, slices)
                 yield "stack", False, label, make(rng, hu, lungs)
-    pictures = {}
-    for sample in data.lesion_slices(args.data, "pseudo_train"):
-        pictures.setdefault(sample.name.rsplit("_", 1)[0], []).append(sample)
-    for members in pictures.values():
-        sick, clear = [s for s in members if s.mask.sum() > 60], [s for s in members if not s.mask.any()]
-        if min(len(sick), len(clear)) >= 3:
-            for _ in range(args.picture_views):
-                yield "picture", False, 1, stacked_pictures(rng, sick)
-                yield "picture", False, 0, stacked_pictures(rng, clear)
+        for label in (0, 1) * args.picture_views:
+            hu, lungs = stacked_slices(rng, slices)
+            yield "picture", False, label, transplant(rng, hu, lungs, pictures, sick=bool(label))
     for index, phantom in enumerate(data.phantoms(args.phantoms)):
         lungs, sick = phantom.labels > 0, float((phantom.labels >= 4).sum()) / max(1, int((phantom.labels > 0).sum()))
         test = index % HELD_OUT_PHANTOM_EVERY == 0
@@ -201,10 +210,10 @@ def main():
     parser.add_argument("--resume", required=True, help="checkpoint of train_multitask")
     parser.add_argument("--phantoms", required=True, help="phantoms packed by triage_models.phantoms")
     parser.add_argument("--out", default="runs/identification")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--phantom-views", type=int, default=2)
-    parser.add_argument("--picture-views", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--picture-views", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
