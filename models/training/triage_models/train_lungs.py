@@ -47,8 +47,9 @@ def batch(rng, groups, weights, count):
 def predict(net, slices):
     """Lung probabilities of windowed slices, one at a time."""
     net.eval()
+    device = next(net.parameters()).device
     with torch.no_grad():
-        return [torch.sigmoid(net(torch.from_numpy(s)[None, None]))[0, 0].numpy() for s in slices]
+        return [torch.sigmoid(net(torch.from_numpy(s)[None, None].to(device)))[0, 0].cpu().numpy() for s in slices]
 
 
 def at_2mm(sample):
@@ -88,6 +89,7 @@ def main():
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: the batches are still made on the processor")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -106,9 +108,9 @@ def main():
     sound = [s for s in test if s.name not in data.FAULTY_MASKS]
     test_volumes = data.volume_slices(data.lung_volumes(args.data, True))
 
-    net = LungNet().to(memory_format=torch.channels_last)
+    net = LungNet().to(args.device, memory_format=torch.channels_last)
     if args.resume:
-        net.load_state_dict(torch.load(args.resume))
+        net.load_state_dict(torch.load(args.resume, map_location=args.device))
     optimizer = torch.optim.Adam(net.parameters(), args.rate)
     warmup = 20
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -118,7 +120,7 @@ def main():
     started, losses = time.time(), []
     for step in range(1, args.steps + 1):
         net.train()
-        slices, masks = batch(rng, groups, weights, args.batch)
+        slices, masks = (t.to(args.device) for t in batch(rng, groups, weights, args.batch))
         loss = functional.binary_cross_entropy_with_logits(net(slices.contiguous(memory_format=torch.channels_last)), masks)
         optimizer.zero_grad()
         loss.backward()
@@ -135,7 +137,7 @@ def main():
             if step % 300 == 0 or step == args.steps:
                 quality["volume_volume_dice"], _ = evaluate(net, test_volumes)
             print(json.dumps(quality), flush=True)
-            torch.save(net.state_dict(), os.path.join(args.out, "last.pt"))
+            torch.save({k: v.cpu() for k, v in net.state_dict().items()}, os.path.join(args.out, "last.pt"))
             with open(os.path.join(args.out, "quality.json"), "w") as file:
                 json.dump(quality, file)
 

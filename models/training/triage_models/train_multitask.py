@@ -92,7 +92,8 @@ def probability(net, sample):
     small = data.window(ndimage.zoom(sample.hu, factor, order=1))
     net.eval()
     with torch.no_grad():
-        p = torch.sigmoid(net(torch.from_numpy(small)[None, None])[1])[0, 0].numpy()
+        small = torch.from_numpy(small)[None, None].to(next(net.parameters()).device)
+        p = torch.sigmoid(net(small)[1])[0, 0].cpu().numpy()
     return ndimage.zoom(p, [n / m for n, m in zip(sample.hu.shape, p.shape)], order=1)
 
 
@@ -119,6 +120,7 @@ def main():
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: the batches are still made on the processor")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -137,9 +139,9 @@ def main():
     sources = {name: (groups[name],) + SOURCES[name] for name in groups}
     test = data.lesion_slices(args.data, "doctor_test")
 
-    net = MultitaskSpatial().to(memory_format=torch.channels_last)
+    net = MultitaskSpatial().to(args.device, memory_format=torch.channels_last)
     if args.resume:
-        net.load_state_dict(torch.load(args.resume))
+        net.load_state_dict(torch.load(args.resume, map_location=args.device))
     optimizer = torch.optim.Adam(net.parameters(), args.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -148,7 +150,7 @@ def main():
     started, losses = time.time(), []
     for step in range(1, args.steps + 1):
         net.train()
-        slices, masks, weights = batch(rng, sources, args.batch)
+        slices, masks, weights = (t.to(args.device) for t in batch(rng, sources, args.batch))
         loss = lesion_loss(net(slices.contiguous(memory_format=torch.channels_last))[1], masks, weights)
         optimizer.zero_grad()
         loss.backward()
@@ -160,7 +162,7 @@ def main():
         if step % 200 == 0 or step == args.steps:
             quality = {"step": step, "seconds": round(time.time() - started), **evaluate(net, test)}
             print(json.dumps(quality), flush=True)
-            torch.save(net.state_dict(), os.path.join(args.out, "last.pt"))
+            torch.save({k: v.cpu() for k, v in net.state_dict().items()}, os.path.join(args.out, "last.pt"))
             with open(os.path.join(args.out, "quality.json"), "w") as file:
                 json.dump(quality, file)
 
