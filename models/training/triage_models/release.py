@@ -79,6 +79,8 @@ class Stored(torch.nn.Module):
     def __init__(self, path):
         super().__init__()
         self.run = Interpreter(path)
+        # The evaluation asks a net where its parameters are; this one's are constants of the graph.
+        self.place = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
 
     def forward(self, x):
         outputs = self.run(x)
