@@ -6,7 +6,7 @@
 use crate::instance::{self, Instance};
 use crate::limits;
 use engine::{Analysis, AnalysisError, Analyzer, LabelVolume, PreparedSlice, SourceSlice, SpacingMm};
-use log::info;
+use log::{info, warn};
 use results::CoronalProjection;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -316,9 +316,11 @@ impl Shared {
     /// Decodes a slice and runs the lung net on it; a hostile file costs an error, not the thread.
     fn prepare_guarded(&self, instance: &Instance) -> Prepared {
         let prepare = || -> Prepared {
-            let image = instance::read_hu(instance)
+            let image = instance::read_hu(instance).map_err(|error| {
+                warn!("{error}");
                 // Not the path: the reason travels to consoles.
-                .map_err(|e| format!("instance {}: {}", instance.header.instance, e.problem))?;
+                format!("instance {}: {}", instance.header.instance, error.problem)
+            })?;
             let g = &instance.header.geometry;
             let slice = SourceSlice {
                 rows: image.rows,
