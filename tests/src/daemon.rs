@@ -99,7 +99,7 @@ idle_timeout_s = {:?}
 dir = {storage:?}
 min_free_mib = {}
 [policy]
-mode = "severity"
+mode = "both"
 operating_point = 0.5
 severity_min = 0.05
 [completion]

@@ -295,6 +295,7 @@ fn real_studies_end_in_an_outcome() {
         assert_ne!(outcome["outcome"], "not_evaluated", "{name}: {outcome}");
     }
     assert_eq!(outcomes[0]["outcome"], "flagged", "{}", outcomes[0]);
+    assert_eq!(outcomes[1]["outcome"], "not_flagged", "{}", outcomes[1]);
     let soft = files(&dir.path().join(names[3]))
         .iter()
         .map(|path| header(path))
