@@ -20,8 +20,8 @@ pub const PREPARED_SLICES_MAX: usize = 2_000;
 pub const PREPARED_BYTES_MAX: usize = 600 << 20;
 
 /// Associations at a time, unless the configuration says fewer: each costs a thread, two PDU buffers of 128 KiB and,
-/// for a moment, the instance that it reads back: 0.5 MB of a usual slice, [`INSTANCE_BYTES_MAX`] at the most. Twice as
-/// many connections may be open.
+/// until it is on the disk, the instance that it receives: 0.5 MB of a usual slice, [`INSTANCE_BYTES_MAX`] at the most.
+/// Twice as many connections may be open.
 pub const ASSOCIATIONS_MAX: usize = 64;
 
 /// Bytes of the configuration file.

@@ -74,7 +74,7 @@ impl Intake {
         id: AssociationId,
     ) -> Result<(), StoreError> {
         // Read before it is sealed: what can't be read is refused, and leaves nothing behind.
-        let instance = Instance::read(part.path())?;
+        let instance = Instance::parse(part.path(), part.bytes())?;
         if instance.header.instance.as_str() != announced {
             return Err(StoreError::OtherInstance {
                 found: instance.header.instance.to_string(),

@@ -1,6 +1,6 @@
 //! The spool: received instances as files, synced before they are acknowledged.
 //!
-//! Owns the folder `spool/`. A data set is streamed into a slot, a file that already exists and whose name is already
+//! Owns the folder `spool/`. A data set is collected in memory and written to a slot, a file whose name is already
 //! on disk, sealed and synced: one `fdatasync` an instance. Only then it is moved to its study's folder. A crash
 //! leaves it in one place or the other; an unsealed slot was never acknowledged and is dropped.
 //!
@@ -9,6 +9,7 @@
 //! ```
 //! A peer's text never becomes a path: names are our own numbers and hashes.
 use crate::database::StudyKey;
+use crate::limits;
 use log::warn;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const SLOTS: usize = 32;
 /// The seal lies in the file's preamble, which PS3.10 section 7.1 leaves to the application.
 const PREAMBLE: usize = 128;
+/// Memory that is kept for the next instance: a slice of 1024² in 16 bits; larger instances are rare.
+const BUFFER_BYTES_MAX: usize = 4 << 20;
 const MAGIC: [u8; 16] = *b"triaged sealed 1";
 
 /// Why an instance could not be spooled.
@@ -59,6 +62,8 @@ pub struct Spool {
     min_free_mib: u64,
     sequence: AtomicU64,
     slots: Arc<Mutex<Vec<Slot>>>,
+    /// Memory of parts that were sealed, for the next ones.
+    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
     /// The files of the studies that are being received, by the hash of their instance: a folder of thousands is
     /// listed once, not for every instance.
     receiving: Mutex<HashMap<StudyKey, HashMap<String, PathBuf>>>,
@@ -69,13 +74,14 @@ struct Slot {
     file: File,
 }
 
-/// An instance that is being received: a sink for its head and data set.
+/// An instance that is being received: a sink for its head and data set. It is collected in memory, where its header
+/// is read from too, and goes to the disk in one write when it is sealed.
 pub struct Part {
     slot: Option<Slot>,
     home: Arc<Mutex<Vec<Slot>>>,
-    checksum: crc32fast::Hasher,
-    head_bytes: u64,
-    bytes: u64,
+    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+    head_bytes: usize,
+    bytes: Vec<u8>,
 }
 
 /// The length and checksum of a data set, as they are sealed into its file.
@@ -114,6 +120,7 @@ impl Spool {
             min_free_mib,
             sequence: AtomicU64::new(next),
             slots: Arc::default(),
+            buffers: Arc::default(),
             receiving: Mutex::default(),
         })
     }
@@ -165,13 +172,9 @@ impl Spool {
             sync_dir(&self.slots_dir)?;
         }
         let slot = slots.pop();
-        Ok(Part {
-            slot,
-            home: Arc::clone(&self.slots),
-            checksum: crc32fast::Hasher::new(),
-            head_bytes: 0,
-            bytes: 0,
-        })
+        let bytes = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let (home, buffers) = (Arc::clone(&self.slots), Arc::clone(&self.buffers));
+        Ok(Part { slot, home, buffers, head_bytes: 0, bytes })
     }
 
     /// Space left for the spool.
@@ -301,39 +304,41 @@ impl Part {
         self.slot.as_ref().map_or(Path::new(""), |slot| &slot.path)
     }
 
+    /// What was received so far.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Ends the head (preamble and file meta information): the data set follows.
     pub fn head_is_written(&mut self) {
-        self.head_bytes = self.bytes;
-        self.checksum.reset();
+        self.head_bytes = self.bytes.len();
     }
 
-    /// Seals and syncs: when this returns, the instance may be acknowledged.
+    /// Seals, writes and syncs: when this returns, the instance may be acknowledged.
     pub fn seal(mut self) -> Result<PathBuf, SpoolError> {
         let Some(slot) = self.slot.take() else { return Ok(PathBuf::new()) };
-        let path = slot.path.clone();
         // What can't be sealed is not acknowledged. After a failed sync the file is not to be used again.
-        self.try_seal(&slot).inspect_err(|_| drop(fs::remove_file(&path)))?;
-        Ok(path)
+        self.try_seal(&slot).map_err(at(&slot.path)).inspect_err(|_| drop(fs::remove_file(&slot.path)))?;
+        Ok(slot.path)
     }
 
-    fn try_seal(&self, slot: &Slot) -> Result<(), SpoolError> {
+    fn try_seal(&mut self, slot: &Slot) -> io::Result<()> {
         let seal = Seal {
-            head_bytes: self.head_bytes,
-            data_set_bytes: self.bytes - self.head_bytes,
-            checksum: self.checksum.clone().finalize(),
+            head_bytes: self.head_bytes as u64,
+            data_set_bytes: (self.bytes.len() - self.head_bytes) as u64,
+            checksum: crc32fast::hash(&self.bytes[self.head_bytes..]),
         };
-        slot.file.write_all_at(&seal.encode(), 0).map_err(at(&slot.path))?;
-        slot.file.sync_data().map_err(at(&slot.path))
+        let preamble = self.bytes.get_mut(..PREAMBLE).ok_or(io::ErrorKind::InvalidData)?;
+        preamble.copy_from_slice(&seal.encode());
+        slot.file.write_all_at(&self.bytes, 0)?;
+        slot.file.sync_data()
     }
 }
 
 impl Write for Part {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let slot = self.slot.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let written = slot.file.write(bytes)?;
-        self.checksum.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -341,11 +346,16 @@ impl Write for Part {
     }
 }
 
-/// A part that was not sealed gives its slot back.
+/// Gives the memory back, and the slot of a part that was not sealed: nothing was written to it.
 impl Drop for Part {
     fn drop(&mut self) {
-        let Some(mut slot) = self.slot.take() else { return };
-        if slot.file.set_len(0).and_then(|()| slot.file.seek(SeekFrom::Start(0))).is_ok() {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes.capacity() <= BUFFER_BYTES_MAX && buffers.len() < limits::ASSOCIATIONS_MAX {
+            bytes.clear();
+            buffers.push(bytes);
+        }
+        if let Some(slot) = self.slot.take() {
             self.home.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
         }
     }
