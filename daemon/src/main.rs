@@ -38,8 +38,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,jpeg2k=error")).init();
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // The daemon's log is its voice; the other commands speak for themselves and warn only. OpenJPEG warns of much.
+    let filter = if matches!(command, Command::Run(_)) { "info,jpeg2k=error" } else { "warn,jpeg2k=error" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    let result = match command {
         Command::Run(args) => commands::run::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
         Command::Analyze(args) => commands::analyze::run(&args),
