@@ -147,9 +147,6 @@ pub enum NotEvaluated {
         /// Distance between the centres of the "left" and the "right" lung along the columns.
         distance_mm: f64,
     },
-    /// Images came after the others of the study were deleted from the box.
-    #[error("further images came after the study's images were deleted; the earlier outcome stands")]
-    ImagesDeleted,
     /// The lungs reach the edge of the reconstructed field or of the scanned range.
     #[error("the lungs are cut by the field of view at the {edge}")]
     LungsCut {
