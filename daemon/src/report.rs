@@ -5,7 +5,7 @@ use crate::database::ResultRow;
 use crate::instance::Instance;
 use crate::intake::now_ms;
 use crate::pipeline::Finished;
-use results::{DateTime, Identity, Picture, RawElement, SourceStudy, Tag};
+use results::{Case, DateTime, Identity, Picture, RawElement, SourceStudy, Tag};
 use std::sync::Arc;
 
 /// The picture of an outcome.
@@ -27,8 +27,15 @@ pub fn results(
         station: station.into(),
     };
     let source = source(finished, instances);
-    let capture =
-        results::build(&source, &finished.outcome, &picture(finished), &identity, local_time(), revision);
+    let case = Case {
+        source: &source,
+        series: None,
+        outcome: &finished.outcome,
+        identity: &identity,
+        when: local_time(),
+        revision,
+    };
+    let capture = results::secondary_capture::build(&case, &picture(finished));
     vec![ResultRow {
         sop_class_uid: capture.sop_class_uid.to_owned(),
         sop_instance_uid: capture.sop_instance_uid.clone(),

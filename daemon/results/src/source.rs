@@ -95,6 +95,42 @@ impl SourceStudy {
     }
 }
 
+/// The series that was evaluated: what reports refer to and segmentations lie on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceSeries {
+    /// Series Instance UID, as received.
+    pub series_uid: String,
+    /// Frame of Reference UID (0020,0052); `None` where the source has none.
+    pub frame_of_reference_uid: Option<String>,
+    /// Rows of each slice.
+    pub rows: usize,
+    /// Columns of each slice.
+    pub columns: usize,
+    /// Distance between rows and between columns (0028,0030), in millimetres.
+    pub pixel_spacing_mm: [f64; 2],
+    /// Distance between slices, in millimetres, positive.
+    pub slice_spacing_mm: f64,
+    /// Image Orientation (Patient) (0020,0037).
+    pub orientation: [f64; 6],
+    /// The slices, head to feet: index 0 is the first slice of every mask.
+    pub images: Vec<SourceImage>,
+}
+
+/// One slice of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceImage {
+    /// SOP Class UID, as received.
+    pub sop_class_uid: String,
+    /// SOP Instance UID, as received.
+    pub sop_instance_uid: String,
+    /// Image Position (Patient) (0020,0032), in millimetres.
+    pub position_mm: [f64; 3],
+    /// Slice Thickness (0018,0050), in millimetres, where the source has it.
+    pub thickness_mm: Option<f64>,
+    /// Instance Number (0020,0013), where the source has a sensible one.
+    pub instance_number: Option<u32>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

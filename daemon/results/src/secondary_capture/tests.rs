@@ -1,65 +1,18 @@
 use super::*;
+use crate::case::Identity;
 use crate::picture::render;
-use crate::picture::tests::{findings, outcome};
 use crate::projection::tests::chest;
-use crate::source::RawElement;
+use crate::source::SourceStudy;
+use crate::testing::{
+    JAPANESE, case, findings, identity, not_evaluated, outcome, python, source, text, value, verify, write,
+};
 use std::path::Path;
-use std::process::Command;
-use study::{NotEvaluated, StudyUid};
+use study::StudyUid;
 
-const WHEN: DateTime = DateTime { year: 2026, month: 11, day: 23, hour: 7, minute: 5, second: 9 };
-/// ISO 2022 IR 87: a Japanese name as a scanner sends it (PS3.5 section H.3.1).
-const JAPANESE: &[u8] = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B";
-
-fn identity() -> Identity {
-    Identity {
-        manufacturer: "triaged project".into(),
-        model: "triaged".into(),
-        software_version: "0.1.0".into(),
-        station: "CT1-TRIAGE".into(),
-    }
-}
-
-fn source() -> SourceStudy {
-    let element = |group, number, bytes: &[u8]| RawElement { tag: Tag(group, number), bytes: bytes.to_vec() };
-    SourceStudy::new([
-        element(0x0008, 0x0005, b"\\ISO 2022 IR 87 "),
-        element(0x0008, 0x0020, b"20261123"),
-        element(0x0010, 0x0010, JAPANESE),
-        element(0x0010, 0x0020, b"12345678"),
-        element(0x0010, 0x0040, b"M "),
-        element(0x0010, 0x1010, b"067Y"),
-    ])
-}
-
-fn not_evaluated() -> Outcome {
-    outcome(Verdict::NotEvaluated(NotEvaluated::GantryTilt { tilt_deg: 5.0 }))
-}
-
-fn built(outcome: &Outcome, revision: u32) -> (SecondaryCapture, Picture) {
+fn built(outcome: &Outcome, revision: u32) -> (DicomResult, Picture) {
     let picture = render(outcome, Some(&chest(60, 100)));
-    (build(&source(), outcome, &picture, &identity(), WHEN, revision), picture)
-}
-
-/// The value of an element of an explicit little endian data set.
-fn value(mut bytes: &[u8], tag: Tag) -> Option<&[u8]> {
-    while bytes.len() >= 8 {
-        let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        let (start, length) = match &bytes[4..6] {
-            b"OB" => (12, u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize),
-            _ => (8, usize::from(word(6))),
-        };
-        if Tag(word(0), word(2)) == tag {
-            return Some(&bytes[start..start + length]);
-        }
-        bytes = &bytes[start + length..];
-    }
-    None
-}
-
-fn text(bytes: &[u8], group: u16, element: u16) -> String {
-    let value = value(bytes, Tag(group, element)).unwrap_or_else(|| panic!("({group:04x},{element:04x})"));
-    String::from_utf8(value.to_vec()).unwrap().trim_end_matches([' ', '\0']).to_owned()
+    let (source, identity) = (source(), identity());
+    (build(&Case { revision, ..case(&source, None, outcome, &identity) }, &picture), picture)
 }
 
 #[test]
@@ -107,7 +60,7 @@ fn the_same_facts_give_the_same_bytes_and_other_facts_another_uid() {
     assert_eq!(first, built(&flagged, 1).0);
     let mut uids = vec![first.sop_instance_uid.clone()];
     let mut other = |outcome: &Outcome, identity: &Identity, revision, same_series: bool| {
-        let sc = build(&source(), outcome, &picture, identity, WHEN, revision);
+        let sc = build(&Case { revision, ..case(&source(), None, outcome, identity) }, &picture);
         assert!(!uids.contains(&sc.sop_instance_uid));
         assert_eq!(sc.series_uid == first.series_uid, same_series);
         uids.push(sc.sop_instance_uid);
@@ -134,7 +87,7 @@ fn our_own_text_fits_every_character_set_and_its_vr() {
     let long = Identity { manufacturer: "Ü\\".repeat(50), station: "a".repeat(40), ..identity() };
     let flagged = outcome(Verdict::Flagged(findings()));
     let picture = render(&flagged, None);
-    let sc = build(&SourceStudy::default(), &flagged, &picture, &long, WHEN, 1);
+    let sc = build(&case(&SourceStudy::default(), None, &flagged, &long), &picture);
     assert_eq!(text(sc.data_set(), 0x0008, 0x0070), "?".repeat(64));
     assert_eq!(text(sc.data_set(), 0x0008, 0x1010), "a".repeat(16));
 }
@@ -145,9 +98,7 @@ fn files(folder: &Path) -> Vec<(std::path::PathBuf, Picture)> {
         .into_iter()
         .map(|(name, outcome)| {
             let (sc, picture) = built(&outcome, 1);
-            let path = folder.join(format!("{name}.dcm"));
-            std::fs::write(&path, &sc.bytes).unwrap();
-            (path, picture)
+            (write(folder, name, &sc), picture)
         })
         .collect()
 }
@@ -156,25 +107,12 @@ fn files(folder: &Path) -> Vec<(std::path::PathBuf, Picture)> {
 fn dciodvfy_finds_no_error() {
     let folder = tempfile::tempdir().unwrap();
     for (path, _) in files(folder.path()) {
-        let Ok(output) = Command::new("dciodvfy").arg(&path).output() else {
-            println!("skipped: no dciodvfy");
-            return;
-        };
-        let report = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-        println!("{report}");
-        assert!(report.contains("SCImage"), "it did not recognise the object: {report}");
-        assert!(!report.contains("Error"), "{report}");
+        verify(&path, "SCImage");
     }
 }
 
 #[test]
 fn pydicom_reads_the_same_pixels_and_the_name() {
-    let python = std::env::var("TRIAGED_PYTHON").unwrap_or_else(|_| "python3".into());
-    let works = Command::new(&python).args(["-c", "import pydicom, numpy"]).output();
-    if !works.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no pydicom (python3 or $TRIAGED_PYTHON)");
-        return;
-    }
     let script = "import sys, pydicom\n\
         d = pydicom.dcmread(sys.argv[1])\n\
         assert d.pixel_array.shape == (d.Rows, d.Columns, 3), d.pixel_array.shape\n\
@@ -185,7 +123,6 @@ fn pydicom_reads_the_same_pixels_and_the_name() {
     for (path, picture) in files(folder.path()) {
         let pixels = path.with_extension("rgb");
         std::fs::write(&pixels, &picture.rgb).unwrap();
-        let output = Command::new(&python).arg("-c").arg(script).arg(&path).arg(&pixels).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        python("pydicom, numpy", script, &[&path, &pixels]);
     }
 }
