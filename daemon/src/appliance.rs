@@ -6,7 +6,7 @@
 //! ```
 //! A panic in one of these threads aborts the process, and the service manager restarts it: better than a box that
 //! answers C-ECHO and evaluates nothing.
-use crate::config::{self, Config};
+use crate::config::{self, Config, Destination};
 use crate::database::{Database, Reception, ResultRow, StudyKey};
 use crate::instance::Instance;
 use crate::intake::assembler::{Assembly, Completed, QuietTimes};
@@ -102,13 +102,14 @@ impl Appliance {
         let lock = lock(&config.storage.dir)?;
         let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
         let spool = Arc::new(Spool::open(&config.storage.dir.join("spool"), config.storage.min_free_mib)?);
-        let listener = TcpListener::bind(config.dicom.listen)
-            .with_context(|| format!("cannot listen on dicom.listen {}", config.dicom.listen))?;
+        let listen = config.dicom.listen.context("dicom.listen is not there")?;
+        let listener =
+            TcpListener::bind(listen).with_context(|| format!("cannot listen on dicom.listen {listen}"))?;
         let address = listener.local_addr()?;
 
         let (events, assembler_events) = mpsc::sync_channel(crate::limits::EVENTS_MAX);
         let intake = Intake::new(config.clone(), Arc::clone(&spool), Arc::clone(&database), events);
-        let destinations: Vec<String> = config.destinations.iter().map(|d| d.name.clone()).collect();
+        let destinations: Vec<String> = config.destinations.iter().map(|d| d.name().to_owned()).collect();
         for (name, waiting) in database.waiting_for_others(&destinations)? {
             warn!("{waiting} results wait for {name}, which is no [[destination]]: nobody delivers them");
         }
@@ -190,6 +191,7 @@ fn start_outbox(
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for destination in config.destinations.clone() {
+        let Destination::Dicom(destination) = destination else { continue };
         let (wake, woken) = mpsc::channel();
         wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wake);
         let (database, notices) = (Arc::clone(database), notices.clone());

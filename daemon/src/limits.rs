@@ -40,3 +40,6 @@ pub const DELIVERY_PAUSE_MAX_MS: i64 = 300_000;
 /// 64 KiB if each attribute is as long as is read. So 40 MB, and 1.3 GB from a sender that does its worst; what is on
 /// its way ([`EVENTS_MAX`]) and one reopened study come on top, three quarters as much.
 pub const INSTANCES_HELD_MAX: usize = 20_000;
+
+/// Axial slices that are sent as pictures for one study: each is 0.8 MB.
+pub const SLICES_SENT_MAX: usize = 24;

@@ -2,7 +2,7 @@
 //!
 //! Owns one thread a destination, so that a dead one never delays another, and the times of the attempts. What is to
 //! be delivered lies in the database; a restart goes on where it stopped. It never gives up and never changes a result.
-use crate::config::Destination;
+use crate::config::DicomDestination;
 use crate::database::{Database, Delivery};
 use crate::intake::now_ms;
 use crate::limits::DELIVERY_PAUSE_MAX_MS;
@@ -28,7 +28,7 @@ pub struct Delivered {
 /// Delivers to one destination until `wake` is closed. Anything received on `wake` makes it look at once.
 pub fn deliver(
     database: &Database,
-    destination: &Destination,
+    destination: &DicomDestination,
     calling: &AeTitle,
     wake: &Receiver<()>,
     delivered: &dyn Fn(Delivered),
@@ -78,7 +78,7 @@ fn backoff_ms(attempts: u32, sop_instance_uid: &str) -> i64 {
 /// One attempt: a C-STORE on its own association.
 fn send(
     due: &Delivery,
-    destination: &Destination,
+    destination: &DicomDestination,
     calling: &AeTitle,
     called: &AeTitle,
 ) -> Result<(), String> {

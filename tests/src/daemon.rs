@@ -117,7 +117,7 @@ quiet_long_s = {:?}
         for (name, port) in &self.destinations {
             write!(
                 text,
-                "[[destination]]\nname = \"{name}\"\nae_title = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"
+                "[[destination]]\nprotocol = \"dicom\"\nname = \"{name}\"\nae_title = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"
             )
             .unwrap();
         }

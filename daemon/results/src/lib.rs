@@ -6,6 +6,7 @@ mod canvas;
 pub mod case;
 mod colour;
 mod dataset;
+pub mod hl7;
 pub mod picture;
 pub mod projection;
 pub mod secondary_capture;

@@ -1,6 +1,8 @@
 //! `triaged demo`: all of it on loopback. A scanner that sends, the appliance, a console that receives.
 use crate::appliance::{Appliance, Notice};
-use crate::config::{Completion, Config, Destination, Dicom, Engine, Storage};
+use crate::config::{
+    Completion, Config, Destination, Dicom, DicomDestination, Engine, ResultSettings, Storage,
+};
 use crate::instance::Instance;
 use crate::phantom::{self, Phantom, PhantomSpec};
 use crate::pipeline::Progress;
@@ -81,7 +83,8 @@ fn configuration(dir: &Path, console: SocketAddr) -> Config {
     Config {
         dicom: Dicom {
             ae_title: "TRIAGED".into(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            listen_tls: None,
             also_called: Vec::new(),
             callers: vec!["*".into()],
             associations_max: 16,
@@ -92,11 +95,18 @@ fn configuration(dir: &Path, console: SocketAddr) -> Config {
         policy: Policy { mode: Mode::Both, operating_point: 0.5, severity_min: 0.05 },
         completion: Completion::default(),
         engine: Engine::default(),
-        destinations: vec![Destination {
+        results: ResultSettings::default(),
+        tls: None,
+        destinations: vec![Destination::Dicom(DicomDestination {
             name: "console".into(),
             ae_title: "CONSOLE".into(),
             address: console.to_string(),
-        }],
+            tls: false,
+            results: vec![results::Kind::Picture],
+            storage_commitment: false,
+        })],
+        scanners: Vec::new(),
+        worklist: None,
     }
 }
 
