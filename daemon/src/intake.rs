@@ -13,7 +13,9 @@ use crate::database::{Database, DatabaseError, Reception, StudyKey};
 use crate::instance::{self, Instance};
 use crate::limits;
 use assembler::AssociationId;
-use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, StoreRequest, accept};
+use dimse::acceptor::{
+    AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, StoreRequest, accept,
+};
 use dimse::{AssociationError, FileHead, Rejection, Status, uids, write_file_head};
 use filing::StoreError;
 use log::{info, warn};
@@ -306,6 +308,13 @@ impl Intake {
                     };
                     *stored += usize::from(result.is_ok());
                     association.respond_store(&store, status, comment)?;
+                }
+                Message::Normalized(request) => {
+                    association.respond_normalized(
+                        &request,
+                        Status::UNRECOGNIZED_OPERATION,
+                        NAnswer::default(),
+                    )?;
                 }
             }
         }

@@ -7,7 +7,7 @@
 //!
 //! # Acceptor (service class provider)
 //! ```no_run
-//! use dimse::acceptor::{AcceptorConfig, DataSetEnd, Message, accept};
+//! use dimse::acceptor::{AcceptorConfig, DataSetEnd, Message, NAnswer, accept};
 //! use dimse::{AssociationError, Rejection, Status, uids};
 //!
 //! # fn serve(stream: std::net::TcpStream) -> Result<(), AssociationError> {
@@ -33,6 +33,9 @@
 //!                     association.respond_store(&store, Status::OUT_OF_RESOURCES, Some("disk"))?
 //!                 }
 //!             }
+//!         }
+//!         Message::Normalized(request) => {
+//!             association.respond_normalized(&request, Status::UNRECOGNIZED_OPERATION, NAnswer::default())?
 //!         }
 //!     }
 //! }
@@ -62,9 +65,6 @@
 //! # }
 //! ```
 //!
-//! Later services (N-*) need a getter or two in [`command`], a variant in [`acceptor::Message`] and a method on each
-//! role; the layers below carry any command set.
-
 pub mod acceptor;
 mod ae;
 mod channel;
@@ -74,13 +74,20 @@ mod file_head;
 mod negotiation;
 pub mod requestor;
 mod status;
+mod transport;
 mod wire;
 
 pub use ae::{AeTitle, AeTitleError};
 pub use error::{AssociationError, Rejection};
 pub use file_head::{FileHead, write_file_head};
-pub use negotiation::{ContextTable, Implementation, NegotiatedContext};
+pub use negotiation::{
+    APPLICATION_CONTEXT, ContextTable, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Implementation,
+    MAX_PDU_LENGTH_BYTES, NegotiatedContext, RoleSelection,
+};
 pub use status::Status;
+pub use transport::TlsClient;
 
 /// Unique identifiers of SOP classes and transfer syntaxes (PS3.6 annex A), by name.
 pub use dicom_dictionary_std::uids;
+/// The TLS implementation, whose configurations [`TlsClient`] and [`acceptor::accept_tls`] take.
+pub use rustls;

@@ -318,7 +318,7 @@ fn unknown_operations_are_answered() {
     ]));
     peer.assert_response(FIND_RQ, 9, Status::UNRECOGNIZED_OPERATION);
     peer.send(&p_data(&[(CT_CONTEXT, COMMAND | LAST, &command(N_GET_RQ, NO_DATA_SET))]));
-    peer.assert_response(N_GET_RQ, 9, Status::UNRECOGNIZED_OPERATION);
+    peer.assert_response(N_GET_RQ, 9, Status::MISSING_ATTRIBUTE);
     // A store without identifiers, then one without a data set; a cancel, which has no answer.
     peer.send(&p_data(&[
         (CT_CONTEXT, COMMAND | LAST, &command(field::STORE_RQ, 1)),

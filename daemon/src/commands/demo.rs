@@ -7,7 +7,7 @@ use crate::instance::Instance;
 use crate::phantom::{self, Phantom, PhantomSpec};
 use crate::pipeline::Progress;
 use anyhow::{Context, bail, ensure};
-use dimse::acceptor::{AcceptorConfig, DataSetEnd, Message, accept};
+use dimse::acceptor::{AcceptorConfig, DataSetEnd, Message, NAnswer, accept};
 use dimse::requestor::{Requestor, RequestorConfig};
 use dimse::{AeTitle, FileHead, Status, uids, write_file_head};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -291,6 +291,11 @@ fn console_association(stream: TcpStream, dir: &Path, received: &Sender<String>)
     while let Some(message) = association.next()? {
         match message {
             Message::Echo(echo) => association.respond_echo(&echo, Status::SUCCESS)?,
+            Message::Normalized(request) => association.respond_normalized(
+                &request,
+                Status::UNRECOGNIZED_OPERATION,
+                NAnswer::default(),
+            )?,
             Message::Store(store) => {
                 let path = dir.join("result.dcm");
                 let mut file = File::create(&path)?;

@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, StoreRequest, accept};
+use dimse::acceptor::{
+    AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, StoreRequest, accept,
+};
 use dimse::{AssociationError, ContextTable, FileHead, Implementation, Rejection, Status, uids};
 
 /// What [`Scp`] supports: explicit preferred over implicit, whatever the peer prefers.
@@ -95,6 +97,11 @@ fn serve(mut association: AcceptedAssociation, log: &mut Log) -> Result<(), Asso
                     DataSetEnd::SinkFailed { error } => panic!("a Vec takes all: {error}"),
                 }
             }
+            Message::Normalized(request) => association.respond_normalized(
+                &request,
+                Status::UNRECOGNIZED_OPERATION,
+                NAnswer::default(),
+            )?,
         }
     }
     Ok(())
