@@ -287,20 +287,34 @@ impl Destination {
     }
 }
 
+impl Dicom {
+    /// Associations at a time, unless configured.
+    pub const ASSOCIATIONS_DEFAULT: usize = 16;
+    /// Silence that ends an association, unless configured.
+    pub const IDLE_DEFAULT_S: f64 = 60.0;
+    /// Time for the association request, unless configured.
+    pub const ARTIM_DEFAULT_S: f64 = 10.0;
+}
+
+impl Storage {
+    /// Days that images are kept, unless configured.
+    pub const KEEP_DAYS_DEFAULT: f64 = 7.0;
+}
+
 fn default_associations() -> usize {
-    16
+    Dicom::ASSOCIATIONS_DEFAULT
 }
 fn default_idle() -> f64 {
-    60.0
+    Dicom::IDLE_DEFAULT_S
 }
 fn default_artim() -> f64 {
-    10.0
+    Dicom::ARTIM_DEFAULT_S
 }
 fn default_min_free() -> u64 {
     2048
 }
 fn default_keep_days() -> f64 {
-    7.0
+    Storage::KEEP_DAYS_DEFAULT
 }
 fn default_results() -> Vec<results::Kind> {
     vec![results::Kind::Picture]

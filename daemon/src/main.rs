@@ -3,6 +3,7 @@ mod appliance;
 mod commands;
 mod config;
 mod database;
+mod evidence;
 mod instance;
 mod intake;
 mod janitor;
@@ -11,6 +12,7 @@ mod outbox;
 mod phantom;
 mod pipeline;
 mod report;
+mod tls;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
