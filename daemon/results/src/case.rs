@@ -106,7 +106,7 @@ impl Case<'_> {
     /// equipment, SOP Common, and the series of our own. `modality` and the rest is the caller's.
     pub(crate) fn data_set(&self, series_uid: &str) -> DataSet {
         let mut set = DataSet::default();
-        for wanted in SOURCE_TAGS {
+        for wanted in SOURCE_TAGS.iter().filter(|wanted| wanted.repeated) {
             match self.source.get(wanted.tag) {
                 Some(bytes) => set.put(wanted.tag, &wanted.vr, bytes),
                 None if wanted.required => set.put(wanted.tag, &wanted.vr, ""),

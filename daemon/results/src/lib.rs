@@ -4,12 +4,18 @@
 //! again after a power cut is the same object to its receiver.
 mod canvas;
 pub mod case;
+pub mod charset;
 mod colour;
 mod dataset;
 pub mod hl7;
+mod masks;
 pub mod picture;
 pub mod projection;
+mod references;
+mod resample;
 pub mod secondary_capture;
+pub mod segmentation;
+pub mod slice_picture;
 pub mod source;
 #[cfg(test)]
 mod testing;
@@ -18,6 +24,7 @@ mod uid;
 
 pub use case::{Case, DicomResult, Identity, Kind};
 pub use colour::lesion_colour;
+pub use masks::Masks;
 pub use picture::{Picture, render};
 pub use projection::{CoronalProjection, ProjectionError};
 pub use source::{RawElement, SOURCE_TAGS, SourceImage, SourceSeries, SourceStudy, SourceTag, Tag};
