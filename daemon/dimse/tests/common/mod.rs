@@ -1,6 +1,9 @@
 //! What the tests of this crate share: a provider that keeps what it gets, and small data sets.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod peers;
+pub mod raw;
+
 use std::net::{SocketAddr, TcpListener};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -158,5 +161,17 @@ pub fn file(sop_instance_uid: &str, pixel_bytes: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     dimse::write_file_head(&mut bytes, &head).expect("a Vec takes all");
     bytes.extend_from_slice(&data_set(sop_instance_uid, pixel_bytes));
+    bytes
+}
+
+/// An element in explicit VR little endian; `value` has a short length field and is padded with a space, a UID with NUL.
+pub fn element(tag: (u16, u16), vr: &str, value: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&tag.0.to_le_bytes());
+    bytes.extend_from_slice(&tag.1.to_le_bytes());
+    bytes.extend_from_slice(vr.as_bytes());
+    bytes.extend_from_slice(&(value.len().next_multiple_of(2) as u16).to_le_bytes());
+    bytes.extend_from_slice(value.as_bytes());
+    bytes.resize(bytes.len().next_multiple_of(2), if vr == "UI" { 0 } else { b' ' });
     bytes
 }
