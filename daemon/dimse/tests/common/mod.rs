@@ -1,16 +1,19 @@
 //! What the tests of this crate share: a provider that keeps what it gets, and small data sets.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod certificates;
 pub mod peers;
 pub mod raw;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use dimse::acceptor::{
-    AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, StoreRequest, accept,
+    AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, StoreRequest, accept, accept_tls,
 };
+use dimse::rustls::ServerConfig;
 use dimse::{AssociationError, ContextTable, FileHead, Implementation, Rejection, Status, uids};
 
 /// What [`Scp`] supports: explicit preferred over implicit, whatever the peer prefers.
@@ -39,6 +42,11 @@ pub struct Scp {
 
 impl Scp {
     pub fn start(count: usize, config: AcceptorConfig) -> Self {
+        Self::start_with(count, config, None)
+    }
+
+    /// With TLS if there is a configuration for it.
+    pub fn start_with(count: usize, config: AcceptorConfig, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let thread = thread::spawn(move || {
@@ -46,7 +54,11 @@ impl Scp {
                 .map(|_| {
                     let (stream, _) = listener.accept().expect("a connection");
                     let mut log = Log::default();
-                    let result = accept(stream, &config, CONTEXTS, policy).and_then(|a| serve(a, &mut log));
+                    let association = match &tls {
+                        Some(tls) => accept_tls(stream, tls, &config, CONTEXTS, policy),
+                        None => accept(stream, &config, CONTEXTS, policy),
+                    };
+                    let result = association.and_then(|a| serve(a, &mut log));
                     (log, result)
                 })
                 .collect()
