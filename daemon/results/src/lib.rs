@@ -10,6 +10,7 @@ mod dataset;
 pub mod hl7;
 mod masks;
 pub mod picture;
+pub mod procedure_step;
 pub mod projection;
 mod references;
 mod resample;
@@ -17,6 +18,7 @@ pub mod secondary_capture;
 pub mod segmentation;
 pub mod slice_picture;
 pub mod source;
+pub mod structured_report;
 #[cfg(test)]
 mod testing;
 pub mod time;
