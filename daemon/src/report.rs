@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The picture of an outcome.
 pub fn picture(finished: &Finished) -> Picture {
-    results::render(&finished.outcome, finished.evaluation.as_ref().map(|e| &e.projection))
+    results::render(&finished.outcome, finished.evaluation.as_ref().map(|e| &e.projection), true)
 }
 
 /// The results of a revision of a study; `station` is our AE title.

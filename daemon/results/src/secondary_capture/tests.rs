@@ -1,16 +1,20 @@
 use super::*;
 use crate::case::Identity;
+use crate::masks::Masks;
 use crate::picture::render;
 use crate::projection::tests::chest;
-use crate::source::SourceStudy;
+use crate::slice_picture::{self, SliceView};
+use crate::source::{SourceSeries, SourceStudy};
 use crate::testing::{
-    JAPANESE, case, findings, identity, not_evaluated, outcome, python, source, text, value, verify, write,
+    JAPANESE, case, findings, identity, not_evaluated, outcome, python, series, skip, source, text, value,
+    verify, write,
 };
 use std::path::Path;
+use std::process::Command;
 use study::StudyUid;
 
 fn built(outcome: &Outcome, revision: u32) -> (DicomResult, Picture) {
-    let picture = render(outcome, Some(&chest(60, 100)));
+    let picture = render(outcome, Some(&chest(60, 100)), true);
     let (source, identity) = (source(), identity());
     (build(&Case { revision, ..case(&source, None, outcome, &identity) }, &picture), picture)
 }
@@ -86,21 +90,89 @@ fn the_same_facts_give_the_same_bytes_and_other_facts_another_uid() {
 fn our_own_text_fits_every_character_set_and_its_vr() {
     let long = Identity { manufacturer: "Ü\\".repeat(50), station: "a".repeat(40), ..identity() };
     let flagged = outcome(Verdict::Flagged(findings()));
-    let picture = render(&flagged, None);
+    let picture = render(&flagged, None, true);
     let sc = build(&case(&SourceStudy::default(), None, &flagged, &long), &picture);
     assert_eq!(text(sc.data_set(), 0x0008, 0x0070), "?".repeat(64));
     assert_eq!(text(sc.data_set(), 0x0008, 0x1010), "a".repeat(16));
 }
 
-/// Writes the files of a flagged and an unevaluated study into `folder`, with the pixels that they must hold.
+/// The Secondary Capture of slice `index` of a series, and its picture.
+fn built_slice(series: &SourceSeries, index: usize, revision: u32, outlines: bool) -> (DicomResult, Picture) {
+    let labels = vec![5; series.images.len() * series.rows * series.columns];
+    let masks = Masks { labels: &labels, right_lung: 1, left_lung: 2, lesion: 4 };
+    let hu = vec![-700.0; series.rows * series.columns];
+    let picture =
+        slice_picture::render(&SliceView { series, index, hu: &hu, masks: &masks, outlines }).unwrap();
+    let (source, identity, flagged) = (source(), identity(), outcome(Verdict::Flagged(findings())));
+    let case = Case { revision, ..case(&source, Some(series), &flagged, &identity) };
+    (slice(&case, &picture, &series.images[index], index as u32 + 1), picture)
+}
+
+#[test]
+fn slices_are_one_series_in_the_order_of_the_body_and_refer_to_their_source() {
+    let series = series(4, 16, 24);
+    let (second, picture) = built_slice(&series, 1, 1, false);
+    let set = second.data_set();
+    for (group, element, want) in [
+        (0x0008, 0x0008, "DERIVED\\SECONDARY\\AXIAL"),
+        (0x0008, 0x103e, "Triage slices NOT FOR DIAGNOSTIC USE"),
+        (0x0020, 0x0011, "9002"),
+        (0x0020, 0x0013, "2"),
+        (0x0020, 0x0020, "L\\P"),
+    ] {
+        assert_eq!(text(set, group, element), want, "({group:04x},{element:04x})");
+    }
+    let contains = |tag, uid: &str| value(set, tag).unwrap().windows(uid.len()).any(|w| w == uid.as_bytes());
+    for tag in [Tag(0x0008, 0x2112), Tag(0x0008, 0x1115)] {
+        assert!(contains(tag, &series.images[1].sop_instance_uid));
+        assert!(!contains(tag, &series.images[0].sop_instance_uid));
+    }
+    assert!(value(set, Tag(0x7fe0, 0x0010)).unwrap() == picture.rgb);
+    assert_eq!(value(set, Tag(0x0028, 0x0030)), None, "nothing to measure by");
+    assert!(!text(set, 0x0008, 0x2111).contains("outlined"));
+    assert!(text(built_slice(&series, 1, 1, true).0.data_set(), 0x0008, 0x2111).contains("outlined"));
+
+    assert_eq!(second, built_slice(&series, 1, 1, false).0);
+    let (third, later) = (built_slice(&series, 2, 1, false).0, built_slice(&series, 1, 2, false).0);
+    assert!(third.series_uid == second.series_uid && later.series_uid == second.series_uid);
+    assert!(third.sop_instance_uid != second.sop_instance_uid);
+    assert!(later.sop_instance_uid != second.sop_instance_uid);
+    assert_eq!(text(later.data_set(), 0x0020, 0x0013), "1002", "after all of the first revision's");
+    assert_ne!(second.series_uid, built(&outcome(Verdict::Flagged(findings())), 1).0.series_uid);
+}
+
+#[test]
+fn the_coronal_picture_refers_to_all_of_its_source_and_a_notice_to_none() {
+    let (source, series, identity) = (source(), series(4, 16, 24), identity());
+    for (outcome, want) in [(outcome(Verdict::Flagged(findings())), true), (not_evaluated(), false)] {
+        let picture = render(&outcome, Some(&chest(60, 100)), false);
+        let sc = build(&case(&source, Some(&series), &outcome, &identity), &picture);
+        let references = value(sc.data_set(), Tag(0x0008, 0x2112));
+        assert_eq!(references.is_some(), want);
+        let all = |bytes: &[u8]| {
+            let has = |uid: &str| bytes.windows(uid.len()).any(|w| w == uid.as_bytes());
+            series.images.iter().all(|image| has(&image.sop_instance_uid))
+        };
+        assert!(references.is_none_or(all));
+        assert!(!text(sc.data_set(), 0x0008, 0x2111).contains("colour"));
+    }
+}
+
+/// Writes the files of a flagged and an unevaluated study and of slices into `folder`, with the pixels that they must
+/// hold.
 fn files(folder: &Path) -> Vec<(std::path::PathBuf, Picture)> {
-    [("flagged", outcome(Verdict::Flagged(findings()))), ("not-evaluated", not_evaluated())]
-        .into_iter()
-        .map(|(name, outcome)| {
-            let (sc, picture) = built(&outcome, 1);
-            (write(folder, name, &sc), picture)
-        })
-        .collect()
+    let series = series(4, 16, 24);
+    let (source, identity, flagged) = (source(), identity(), outcome(Verdict::Flagged(findings())));
+    let with_series =
+        |picture: Picture| (build(&case(&source, Some(&series), &flagged, &identity), &picture), picture);
+    let objects = [
+        ("flagged", built(&flagged, 1)),
+        ("with-series", with_series(render(&flagged, Some(&chest(60, 100)), false))),
+        ("not-evaluated", built(&not_evaluated(), 1)),
+        ("slice", built_slice(&series, 1, 1, false)),
+        ("slice-outlined", built_slice(&series, 2, 2, true)),
+    ];
+    objects.into_iter().map(|(name, (sc, picture))| (write(folder, name, &sc), picture)).collect()
 }
 
 #[test]
@@ -108,6 +180,22 @@ fn dciodvfy_finds_no_error() {
     let folder = tempfile::tempdir().unwrap();
     for (path, _) in files(folder.path()) {
         verify(&path, "SCImage");
+    }
+}
+
+/// DCMTK's converter, which consoles and viewers build on, decodes the same pixels.
+#[test]
+fn dcmtk_reads_the_same_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, picture) in files(folder.path()) {
+        let ppm = path.with_extension("ppm");
+        let Ok(output) = Command::new("dcm2pnm").arg("+op").arg(&path).arg(&ppm).output() else {
+            return skip("dcm2pnm");
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let bytes = std::fs::read(&ppm).unwrap();
+        assert!(bytes.starts_with(b"P6"), "no colour image");
+        assert!(bytes.ends_with(&picture.rgb));
     }
 }
 
