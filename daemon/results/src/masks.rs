@@ -1,9 +1,11 @@
-//! Which voxel of the evaluated series is right lung, left lung, lesion. It owns how the labels are read, eight voxels
-//! at a time; what the marks are drawn or sent as is others' business.
+//! Which voxel of the evaluated series is right lung, left lung, lesion. It owns how the labels are read, 64 voxels at a
+//! time; what the marks are drawn or sent as is others' business.
 use crate::source::SourceSeries;
 
 /// The lowest bit of every byte of a word.
 const ONES: u64 = 0x0101_0101_0101_0101;
+/// Eight bits, each the lowest of its byte, become the highest byte of a product with this: the first in its lowest bit.
+const GATHER: u64 = 0x0102_0408_1020_4080;
 
 /// Lungs and lesions, voxel by voxel, on the grid of the source series.
 ///
@@ -43,39 +45,58 @@ impl<'a> Masks<'a> {
         &self.labels[index * pixels..][..pixels]
     }
 
-    /// Of eight voxels, one a byte: 1 where there is right lung.
-    pub(crate) fn right(&self, word: u64) -> u64 {
-        word >> self.right_lung.trailing_zeros() & ONES
-    }
-
-    /// 1 where there is left lung.
-    pub(crate) fn left(&self, word: u64) -> u64 {
-        word >> self.left_lung.trailing_zeros() & ONES
-    }
-
-    /// 1 where there is a lesion inside a lung.
-    pub(crate) fn lesion(&self, word: u64) -> u64 {
-        word >> self.lesion.trailing_zeros() & (self.right(word) | self.left(word))
+    /// What 64 voxels are: each plane has a bit a voxel, the first in the lowest.
+    pub(crate) fn planes(&self, block: &Block) -> Planes {
+        let plane = |bit: u8| {
+            let shift = bit.trailing_zeros();
+            let gathered = |word: &u64| (word >> shift & ONES).wrapping_mul(GATHER) >> 56;
+            block.iter().rev().fold(0, |plane, word| plane << 8 | gathered(word))
+        };
+        let (right, left) = (plane(self.right_lung), plane(self.left_lung));
+        Planes { right, left, lesion: plane(self.lesion) & (right | left) }
     }
 
     /// Counts the marked voxels of a slice's labels.
     pub(crate) fn count(&self, labels: &[u8]) -> Counts {
         let mut counts = Counts::default();
-        words(labels).filter(|word| *word != 0).for_each(|word| {
-            counts.lung += u64::from((self.right(word) | self.left(word)).count_ones());
-            counts.lesion += u64::from(self.lesion(word).count_ones());
-        });
+        for block in blocks(labels).filter(is_marked) {
+            let planes = self.planes(&block);
+            counts.lung += u64::from((planes.right | planes.left).count_ones());
+            counts.lesion += u64::from(planes.lesion.count_ones());
+        }
         counts
     }
 }
 
-/// The bytes eight at a time, the first in the lowest byte; the last word is filled up with zeros.
-pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
-    let (whole, rest) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
+/// The labels of 64 voxels, the first in the lowest byte of the first word.
+pub(crate) type Block = [u64; 8];
+
+/// What 64 voxels are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Planes {
+    pub right: u64,
+    pub left: u64,
+    /// Inside the lungs.
+    pub lesion: u64,
+}
+
+/// The labels, 64 at a time; the last block is filled up with zeros.
+pub(crate) fn blocks(labels: &[u8]) -> impl Iterator<Item = Block> {
+    let word = |chunk: &[u8; 64], i: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&chunk[8 * i..][..8]);
+        u64::from_le_bytes(word)
+    };
+    let block = move |chunk: &[u8; 64]| std::array::from_fn(|i| word(chunk, i));
+    let (whole, rest) = labels.as_chunks::<64>();
+    let mut last = [0; 64];
     last[..rest.len()].copy_from_slice(rest);
-    let rest = (!rest.is_empty()).then(|| u64::from_le_bytes(last));
-    whole.iter().map(|chunk| u64::from_le_bytes(*chunk)).chain(rest)
+    whole.iter().map(block).chain((!rest.is_empty()).then(|| block(&last)))
+}
+
+/// Whether anything is marked: most of a chest is neither lung nor lesion, and is passed over by this.
+pub(crate) fn is_marked(block: &Block) -> bool {
+    block.iter().fold(0, |any, word| any | word) != 0
 }
 
 #[cfg(test)]
@@ -85,7 +106,7 @@ mod tests {
     #[test]
     fn marks_are_counted_whatever_their_bits_and_lesions_inside_the_lungs_only() {
         for (right_lung, left_lung, lesion) in [(1, 2, 4), (128, 64, 1), (2, 128, 8)] {
-            // Lung, lung, lesion outside, lesion in each lung, another bit, nothing; a length that is no multiple of 8.
+            // Lung, lung, lesion outside, lesion in each lung, another bit, nothing; a length that is no multiple of 64.
             let other = !(right_lung | left_lung | lesion);
             let pattern = [right_lung, left_lung, lesion, lesion | right_lung, lesion | left_lung, other, 0];
             let labels: Vec<u8> = pattern.iter().copied().cycle().take(7 * 11 + 4).collect();

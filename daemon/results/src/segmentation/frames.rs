@@ -4,15 +4,12 @@
 //! pixels of two frames.
 use super::SEGMENTS;
 use crate::dataset::DataSet;
-use crate::masks::{Masks, words};
+use crate::masks::{Masks, Planes, blocks, is_marked};
 use crate::references::{Code, source_image};
 use crate::source::{SourceSeries, Tag};
 
 /// PS3.16 CID 7203.
 const SEGMENTATION: Code = Code("113076", "DCM", "Segmentation");
-/// Where eight bits, each in the lowest bit of its byte, become one byte by a multiplication: the first in the lowest
-/// bit (PS3.5 section 8.1.1).
-const GATHER: u64 = 0x0102_0408_1020_4080;
 /// Longest DS value (PS3.5 section 6.2).
 const DS_MAX: usize = 16;
 
@@ -32,9 +29,9 @@ pub(super) struct Frames {
     bytes: usize,
 }
 
-/// For each segment: of eight voxels, one a byte, 1 where they belong to it.
-fn marked(masks: &Masks<'_>, word: u64) -> [u64; SEGMENTS.len()] {
-    [masks.right(word), masks.left(word), masks.lesion(word)]
+/// The planes in the order of the segments.
+fn by_segment(planes: Planes) -> [u64; SEGMENTS.len()] {
+    [planes.right, planes.left, planes.lesion]
 }
 
 impl Frames {
@@ -46,13 +43,14 @@ impl Frames {
         }
         let mut of_slices = vec![OfSlice::default(); series.images.len()];
         for (index, of_slice) in of_slices.iter_mut().enumerate() {
-            let mut some = [0; SEGMENTS.len()];
-            words(masks.slice(series, index)).for_each(|word| {
-                for (some, here) in some.iter_mut().zip(marked(masks, word)) {
-                    *some |= here;
+            for block in blocks(masks.slice(series, index)).filter(is_marked) {
+                for (frame, plane) in of_slice.iter_mut().zip(by_segment(masks.planes(&block))) {
+                    *frame = frame.or((plane != 0).then_some(0));
                 }
-            });
-            *of_slice = some.map(|some| (some != 0).then_some(0));
+                if of_slice.iter().all(Option::is_some) {
+                    break;
+                }
+            }
         }
         let mut count = 0;
         for segment in 0..SEGMENTS.len() {
@@ -123,17 +121,25 @@ impl Frames {
 
 /// Sets the bits of one slice's voxels in the frames that begin at `first_bits`. The frames must be zero before.
 fn pack(masks: &Masks<'_>, labels: &[u8], first_bits: OfSlice, out: &mut [u8]) {
-    words(labels).enumerate().filter(|(_, word)| *word != 0).for_each(|(i, word)| {
-        for (marked, first_bit) in marked(masks, word).into_iter().zip(first_bits) {
-            let Some(first_bit) = first_bit.filter(|_| marked != 0) else { continue };
-            let bits = (marked.wrapping_mul(GATHER) >> 56) << (first_bit % 8);
-            let at = first_bit / 8 + i;
-            out[at] |= bits as u8;
-            if bits > 0xff {
-                out[at + 1] |= (bits >> 8) as u8;
+    for (i, block) in blocks(labels).enumerate().filter(|(_, block)| is_marked(block)) {
+        for (plane, first_bit) in by_segment(masks.planes(&block)).into_iter().zip(first_bits) {
+            if let Some(first_bit) = first_bit {
+                set_bits(out, first_bit + 64 * i, plane);
             }
         }
-    });
+    }
+}
+
+/// Sets the bits of `plane` from bit `first` on. What is zero may lie behind the end.
+fn set_bits(out: &mut [u8], first: usize, plane: u64) {
+    let out = &mut out[first / 8..];
+    match (first % 8, out.first_chunk_mut::<8>()) {
+        (0, Some(bytes)) => *bytes = (u64::from_le_bytes(*bytes) | plane).to_le_bytes(),
+        (shift, _) => {
+            let bits = (u128::from(plane) << shift).to_le_bytes();
+            out.iter_mut().zip(bits).take(9).for_each(|(byte, bits)| *byte |= bits);
+        }
+    }
 }
 
 fn dimension(index: Tag, group: Tag, label: &str, dimensions_uid: &str) -> DataSet {
