@@ -217,7 +217,7 @@ impl Tls {
         let mut records = &self.records[self.start..self.end];
         let taken = self.connection.read_tls(&mut records).map_err(|e| attempt.io(e))?;
         if taken == 0 {
-            // It takes nothing after a close_notify, and one may come before the handshake is done.
+            // After a close_notify it takes nothing more: without this, bytes that follow one would be offered for ever.
             return Err(AssociationError::Closed { during: attempt.during });
         }
         self.start += taken;
