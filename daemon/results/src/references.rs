@@ -20,7 +20,8 @@ impl Code {
     }
 }
 
-fn instance(image: &SourceImage) -> DataSet {
+/// An item of any sequence that references instances.
+pub(crate) fn instance(image: &SourceImage) -> DataSet {
     let mut item = DataSet::default();
     item.put(Tag(0x0008, 0x1150), b"UI", image.sop_class_uid.as_str()); // Referenced SOP Class UID
     item.put(Tag(0x0008, 0x1155), b"UI", image.sop_instance_uid.as_str()); // Referenced SOP Instance UID

@@ -5,6 +5,7 @@
 //! standard ones where there is one; the others are in [`PRIVATE_CODES`].
 use crate::case::{self, Case, DicomResult, Kind};
 use crate::dataset::DataSet;
+use crate::references;
 use crate::source::{SourceSeries, Tag};
 use crate::uid;
 use code::{
@@ -65,7 +66,7 @@ fn put_document(set: &mut DataSet, case: &Case<'_>) {
 
 /// Current Requested Procedure Evidence Sequence: every image that the content references (PS3.3 section C.17.2.3).
 fn put_evidence(set: &mut DataSet, case: &Case<'_>, source: &SourceSeries) {
-    let images = source.images.iter().map(content::reference);
+    let images = source.images.iter().map(references::instance);
     let mut series = DataSet::default();
     series.put_sequence(Tag(0x0008, 0x1199), images); // Referenced SOP
     series.put(Tag(0x0020, 0x000e), b"UI", source.series_uid.as_str());

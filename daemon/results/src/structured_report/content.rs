@@ -2,6 +2,7 @@
 use super::code::Code;
 use crate::case::{ST_MAX, ascii};
 use crate::dataset::DataSet;
+use crate::references;
 use crate::source::{SourceImage, Tag};
 
 /// Concept Name Code Sequence.
@@ -110,16 +111,8 @@ pub(super) fn number(relation: Relation, name: Code, value: f64, unit: Code) -> 
 /// A reference to an image.
 pub(super) fn image(relation: Relation, source: &SourceImage) -> Item {
     let mut item = Item::new(relation, "IMAGE", None);
-    item.elements.put_sequence(Tag(0x0008, 0x1199), [reference(source)]);
+    item.elements.put_sequence(Tag(0x0008, 0x1199), [references::instance(source)]);
     item
-}
-
-/// An item of a Referenced SOP Sequence.
-pub(super) fn reference(source: &SourceImage) -> DataSet {
-    let mut set = DataSet::default();
-    set.put(Tag(0x0008, 0x1150), b"UI", source.sop_class_uid.as_str());
-    set.put(Tag(0x0008, 0x1155), b"UI", source.sop_instance_uid.as_str());
-    set
 }
 
 /// A container.
@@ -145,11 +138,7 @@ fn filled(mut container: Item, template: Template, children: Vec<Item>) -> Item 
 }
 
 fn coded(code: Code) -> DataSet {
-    let mut set = DataSet::default();
-    set.put(Tag(0x0008, 0x0100), b"SH", code.value);
-    set.put(Tag(0x0008, 0x0102), b"SH", code.scheme);
-    set.put(Tag(0x0008, 0x0104), b"LO", code.meaning);
-    set
+    references::Code(code.value, code.scheme, code.meaning).item()
 }
 
 /// The value as a DS of at most 16 characters (PS3.5 section 6.2), with the seven digits that single precision, in
