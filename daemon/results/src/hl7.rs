@@ -101,8 +101,10 @@ impl Writer<'_> {
             self.orc(),
             self.obr(),
             self.nte(1, WARNING),
-            self.nte(2, NO_NORMAL),
         ];
+        if matches!(self.case.outcome.verdict, Verdict::NotFlagged(_)) {
+            segments.push(self.nte(2, NO_NORMAL));
+        }
         segments.extend(self.observations());
         segments
     }

@@ -65,7 +65,6 @@ fn a_flagged_study_word_by_word() {
         "ORC|RE|P100|F200\r",
         "OBR|1|P100|F200|^CT chest|||20261123065958|||||||||||ACC-1|RP7|||20261123070509||CT|P\r",
         "NTE|1|L|NOT FOR DIAGNOSTIC USE. Result of an automatic triage, preliminary, read by nobody.\r",
-        "NTE|2|L|Not flagged is no statement that the study is normal.\r",
         &unmeasured("OBX|1|CWE|outcome^Triage outcome^99TRIAGED||flagged^FLAGGED^99TRIAGED|||AA|||P"),
         &unmeasured("OBX|2|ST|priority^Reading priority^99TRIAGED||HIGH||||||P"),
         &obx("OBX|3|NM|probability^Probability of signs of COVID-19^99TRIAGED||0.873|1^no units^UCUM|||||P"),
@@ -105,6 +104,7 @@ fn only_a_flag_is_abnormal_and_nothing_is_normal() {
         assert!(rows.iter().all(|row| row[11] == "P"), "{text}");
         assert_eq!(fields(&text, "OBR")[0][25], "P");
         assert_eq!(text.matches("NOT FOR DIAGNOSTIC USE").count(), 1);
+        assert_eq!(text.contains("no statement that the study is normal"), priority == "LOW");
     }
     let text = String::from_utf8(message(&source(), &not_evaluated(), CharacterSet::Utf8).bytes).unwrap();
     assert_eq!(fields(&text, "OBX")[2][5], "gantry tilt of 5.0 deg; at most 0.5 deg is evaluated");
@@ -226,7 +226,7 @@ for path in sorted(folder.glob("*.hl7")):
     assert all(str(row[8]) == "" for row in others)
     assert all(str(row[11]) == "P" for row in [first, *others])
     assert [str(row[1]) for row in message.segments("OBX")] == [str(n + 1) for n in range(len(others) + 1)]
-    assert [str(segment[0]) for segment in message][:7] == ["MSH", "PID", "PV1", "ORC", "OBR", "NTE", "NTE"]
+    assert [str(segment[0]) for segment in message][:7] == ["MSH", "PID", "PV1", "ORC", "OBR", "NTE", "OBX"]
     assert str(message.segment("OBR")[25]) == "P"
     count += 1
 print(count)
