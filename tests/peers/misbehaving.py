@@ -1,4 +1,5 @@
-"""Destinations that misbehave. FOLDER SPEC, where SPEC is JSON: {name: [port, "dicom" or "mllp"]}
+"""Destinations that misbehave. FOLDER SPEC PORT, where SPEC is JSON: {name: [port, "dicom" or "mllp"]}. It listens on
+PORT when all the others do.
 
 What a destination does is read from FOLDER/<name>/behaviour whenever somebody connects; "ok" is to behave. What arrives
 is a line of FOLDER/<name>/arrivals.jsonl: UID (or control id), hash of the bytes, and whether it was acknowledged.
@@ -20,9 +21,13 @@ from pynetdicom.sop_class import UnifiedProcedureStepPush, Verification
 
 folder = Path(sys.argv[1])
 # Behaviours that are a status of C-STORE or N-CREATE.
-STATUSES = {"a700": 0xA700, "c000": 0xC000, "0122": 0x0122}
+STATUSES = {"a700": 0xA700, "c000": 0xC000, "0122": 0x0122, "0111": 0x0111}
 # PS3.8 table 9-21: result, source, reason.
 REJECTIONS = {"reject-permanent": (1, 1, 7), "reject-transient": (2, 3, 2)}
+# The response does not reach the daemon.
+BROKEN = ("drop", "garbage", "hang")
+# The first UID that came to a destination, and the latest.
+seen = {}
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 lock = threading.Lock()
 
@@ -43,8 +48,11 @@ def store(event, name):
     request = event.request
     n_create = hasattr(request, "AttributeList")
     data = (request.AttributeList if n_create else request.DataSet).getvalue()
-    # Poison: refuses to survive any instance but the ones of a later study.
-    arrived(name, str(request.AffectedSOPInstanceUID), data, status == 0 and does == "ok")
+    uid = str(request.AffectedSOPInstanceUID)
+    first, _ = seen.get(name, (uid, uid))
+    seen[name] = (first, uid)
+    poisoned = does == "poison" and uid == first
+    arrived(name, uid, data, status in (0, 0x0111) and does not in BROKEN and not poisoned)
     return (status, None) if n_create else status
 
 
@@ -77,7 +85,7 @@ def relay(name, does, client, contexts):
     threading.Thread(target=forth, daemon=True).start()
     try:
         while pdu := receive_pdu(inner):
-            if pdu[0] == 4 and does == "drop":
+            if pdu[0] == 4 and (does == "drop" or does == "poison" and len(set(seen[name])) == 1):
                 break
             if pdu[0] == 4 and does == "garbage":
                 client.sendall(bytes([4, 0, 0, 0, 0, 9]) + b"no answer")
@@ -176,5 +184,5 @@ def listen(port, serve):
 
 for name, (port, protocol) in json.loads(sys.argv[2]).items():
     {"dicom": dicom, "mllp": mllp}[protocol](name, port)
-print("ready", flush=True)
+listen(int(sys.argv[3]), socket.socket.close)
 threading.Event().wait()

@@ -30,6 +30,7 @@ def create(event):
         "transaction": str(data_set.get("TransactionUID", "")),
         "patient_id": data_set.PatientID,
         "name": str(name),
+        "name_hex": name.original_string.hex(),
         "study": data_set.StudyInstanceUID,
         "comment": data_set.CommentsOnTheScheduledProcedureStep,
     }

@@ -247,7 +247,7 @@ impl Daemon {
     pub fn outbox(&self) -> Vec<Delivery> {
         let database = self.database();
         let sql = "SELECT destination, kind, sop_instance_uid, state, attempts, COALESCE(last_error, '')
-            FROM outbox JOIN results ON id = result_id ORDER BY id, destination";
+            FROM outbox o JOIN results r ON r.id = o.result_id ORDER BY r.id, destination";
         let mut statement = database.prepare(sql).unwrap();
         let rows = statement.query_map([], |row| {
             Ok(Delivery {
@@ -271,6 +271,11 @@ impl Daemon {
     pub fn result_bytes(&self, uid: &str) -> Vec<u8> {
         let sql = "SELECT data_set FROM results WHERE sop_instance_uid = ?1";
         self.database().query_row(sql, [uid], |row| row.get(0)).unwrap()
+    }
+
+    /// Transactions of the storage commitment requests whose report is still owed.
+    pub fn commitments(&self) -> Vec<String> {
+        self.texts("SELECT transaction_uid FROM commitments WHERE ?1 = '' ORDER BY id", "")
     }
 
     /// Studies in the order of their outcomes.

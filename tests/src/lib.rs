@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod daemon;
 pub mod hostile;
+pub mod misbehaving;
 pub mod orthanc;
 pub mod peers;
 pub mod slices;

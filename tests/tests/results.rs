@@ -205,7 +205,7 @@ fn message_says(daemon: &Daemon, messages: &[Value], study: &str, outcome: &Valu
     }
     assert!(daemon.outbox_of("ris").iter().any(|d| d.kind == "hl7" && msh[10] == *d.uid), "{msh}");
     assert_eq!(pid[3], "PHANTOM-3^^^^PI", "{pid}");
-    assert_eq!(pid[5].as_str().unwrap().trim_end_matches(['^', 'A']), "PHANTOM^CHEST", "{pid}");
+    assert_eq!(pid[5], "PHANTOM^CHEST^^^^^L^A", "{pid}");
     assert_eq!((&obr[25], &obr[24]), (&json!("P"), &json!("CT")), "{obr}");
     let observations = segments(message, "OBX");
     // OBX-11 is the last that these segments must have.
