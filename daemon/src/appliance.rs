@@ -1,37 +1,42 @@
 //! The appliance: wires intake, assembler, pipeline, database and outbox, and owns their threads.
 //!
 //! ```text
-//! associations ──Event──▶ assembler ──Job──▶ evaluator ──one transaction──▶ database ──▶ outbox, one thread a destination
+//! associations ──Event──▶ assembler ──Job, most urgent first──▶ evaluator ──one transaction──▶ database ──▶ outbox, one thread a destination
 //!      └────spool────────────┴──prepare──▶ pipeline workers
 //! ```
 //! A panic in one of these threads aborts the process, and the service manager restarts it: better than a box that
 //! answers C-ECHO and evaluates nothing.
-use crate::config::{self, Config, Destination};
-use crate::database::{Database, Reception, ResultRow, StudyKey};
+mod assembler;
+mod services;
+
+use crate::config::{self, Config};
+use crate::database::{Database, Reception};
 use crate::instance::Instance;
-use crate::intake::assembler::{Assembly, Completed, QuietTimes};
+use crate::intake::assembler::{Completed, QuietTimes};
 use crate::intake::spool::Spool;
-use crate::intake::{Event, Intake, now_ms};
+use crate::intake::{Intake, now_ms};
 use crate::janitor::{self, Janitor};
 use crate::outbox::{self, Delivered};
 use crate::pipeline::{Finished, Pipeline, Progress};
-use crate::report;
+use crate::queue::Queue;
+use crate::worklist::Urgencies;
+use crate::{report, tls};
+use assembler::AssemblerDriver;
 use anyhow::Context;
 use engine::{Analyzer, Choice, Zoo};
 use log::{error, info, warn};
-use std::collections::HashMap;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use study::{InputRange, NotEvaluated, Outcome, StudyUid, Verdict};
+use study::{NotEvaluated, Outcome, StudyUid, Verdict};
 
 /// Evaluations that may begin before a study is given up: one that ends the process each time must not do so for ever.
 const ATTEMPTS_MAX: u32 = 3;
-/// Longest wait of the assembler: bounds the time until it sees that it should end.
-const ASSEMBLER_WAIT: Duration = Duration::from_secs(1);
+/// How long the outbox may take to finish what is under way when the appliance stops.
+const OUTBOX_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the appliance tells whoever watches it.
 pub enum Notice {
@@ -61,10 +66,11 @@ pub struct Appliance {
     pub address: SocketAddr,
     intake: Arc<Intake>,
     threads: Vec<JoinHandle<()>>,
+    outbox: Vec<JoinHandle<()>>,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     stop_janitor: Sender<()>,
-    /// Released when the appliance is gone.
-    _lock: File,
+    /// Released when the appliance is gone, and its outbox, which may outlive it.
+    _lock: Arc<File>,
 }
 
 /// Two daemons on one storage would evaluate and deliver everything twice.
@@ -99,7 +105,8 @@ impl Appliance {
         let pipeline = Pipeline::new(analyzer, config.policy, threads)?;
         std::fs::create_dir_all(&config.storage.dir)
             .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;
-        let lock = lock(&config.storage.dir)?;
+        let lock = Arc::new(lock(&config.storage.dir)?);
+        let tls = config.tls.as_ref().map(tls::Identity::load).transpose()?;
         let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
         let spool = Arc::new(Spool::open(&config.storage.dir.join("spool"), config.storage.min_free_mib)?);
         let listen = config.dicom.listen.context("dicom.listen is not there")?;
@@ -115,19 +122,26 @@ impl Appliance {
         }
         let mut threads = Vec::new();
         let wakes = Arc::new(Mutex::new(Vec::new()));
-        threads.extend(start_outbox(config, &database, &wakes, &notices)?);
+        let sender = outbox::Sender {
+            calling: config.dicom.ae_title.parse()?,
+            tls: tls.as_ref().map(|tls| Arc::clone(&tls.client)),
+        };
+        let outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &notices)?;
 
-        let (jobs, evaluator_jobs) = mpsc::channel();
+        let jobs = Arc::new(Queue::default());
+        let (urgencies, peers) = services::start(config, tls.as_ref(), &database, &spool, &intake)?;
+        threads.extend(peers);
         let evaluator = Evaluator {
             database: Arc::clone(&database),
             pipeline: Arc::clone(&pipeline),
             intake: Arc::clone(&intake),
-            destinations: destinations.clone(),
-            station: config.dicom.ae_title.clone(),
+            jobs: Arc::clone(&jobs),
+            urgencies: urgencies.clone(),
+            config: config.clone(),
             wakes: Arc::clone(&wakes),
             notices: notices.clone(),
         };
-        threads.push(critical("evaluator", move || evaluator.run(&evaluator_jobs))?);
+        threads.push(critical("evaluator", move || evaluator.run())?);
         let driver = AssemblerDriver {
             range: pipeline.input_range(),
             quiet: QuietTimes {
@@ -139,7 +153,8 @@ impl Appliance {
             intake: Arc::clone(&intake),
             pipeline,
             jobs,
-            assemblies: HashMap::new(),
+            urgencies,
+            assemblies: Default::default(),
         };
         threads.push(critical("assembler", move || driver.run(&assembler_events))?);
         janitor::remove_leftovers(&database, &spool)?;
@@ -151,7 +166,7 @@ impl Appliance {
         let listening = Arc::clone(&intake);
         threads.push(critical("listener", move || Ok(listening.listen(&listener)?))?);
         info!("listening as {} on {address}", config.dicom.ae_title);
-        Ok(Self { address, intake, threads, wakes, stop_janitor, _lock: lock })
+        Ok(Self { address, intake, threads, outbox, wakes, stop_janitor, _lock: lock })
     }
 
     /// Stops accepting and ends every thread. What is unfinished is finished after the next start.
@@ -162,6 +177,11 @@ impl Appliance {
         for thread in self.threads.drain(..) {
             // `critical` aborts on a panic, so there is none to report.
             let _ = thread.join();
+        }
+        // A peer that hangs must not hold up the end: what it has not answered waits in the database.
+        let patience = Instant::now() + OUTBOX_PATIENCE;
+        while self.outbox.iter().any(|thread| !thread.is_finished()) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -185,144 +205,29 @@ fn critical(
 
 fn start_outbox(
     config: &Config,
+    sender: &outbox::Sender,
     database: &Arc<Database>,
+    intake: &Intake,
+    lock: &Arc<File>,
     wakes: &Arc<Mutex<Vec<Sender<()>>>>,
     notices: &Sender<Notice>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for destination in config.destinations.clone() {
-        let Destination::Dicom(destination) = destination else { continue };
         let (wake, woken) = mpsc::channel();
-        wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wake);
+        wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wake.clone());
+        intake.wake_deliverer(destination.name(), wake);
         let (database, notices) = (Arc::clone(database), notices.clone());
-        let calling = config.dicom.ae_title.parse()?;
+        let (sender, lock) = (sender.clone(), Arc::clone(lock));
         threads.push(critical("outbox", move || {
             // Nobody may be watching.
             let tell = |delivered| drop(notices.send(Notice::Delivered(delivered)));
-            outbox::deliver(&database, &destination, &calling, &woken, &tell)
+            outbox::deliver(&database, &destination, &sender, &woken, &tell)?;
+            drop(lock);
+            Ok(())
         })?);
     }
     Ok(threads)
-}
-
-/// Runs the assembler: one thread owns every assembly.
-struct AssemblerDriver {
-    range: InputRange,
-    quiet: QuietTimes,
-    database: Arc<Database>,
-    spool: Arc<Spool>,
-    intake: Arc<Intake>,
-    pipeline: Arc<Pipeline>,
-    jobs: Sender<Job>,
-    assemblies: HashMap<StudyUid, (StudyKey, Assembly)>,
-}
-
-impl AssemblerDriver {
-    fn run(mut self, events: &Receiver<Event>) -> anyhow::Result<()> {
-        for key in self.database.unfinished()? {
-            self.reopen(key, Instant::now())?;
-        }
-        loop {
-            // Whatever still arrives is in the spool for the next start.
-            if self.intake.is_stopping() {
-                return Ok(());
-            }
-            let wait = self.complete()?;
-            self.intake.assembled(self.assemblies.values().map(|(_, a)| a.instances().len()).sum());
-            match events.recv_timeout(wait.min(ASSEMBLER_WAIT)) {
-                Ok(event) => self.take(event)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-        }
-    }
-
-    fn take(&mut self, event: Event) -> anyhow::Result<()> {
-        let now = Instant::now();
-        match event {
-            Event::Ended { association, released } => {
-                for (_, assembly) in self.assemblies.values_mut() {
-                    assembly.ended(association, released, now);
-                }
-            }
-            Event::Repeated { association, study } => {
-                if let Some((_, assembly)) = self.assemblies.get_mut(&study) {
-                    assembly.repeated(association, now);
-                }
-            }
-            Event::Unchanged { key, study } => {
-                if !self.assemblies.contains_key(&study) {
-                    self.reopen(key, now)?;
-                }
-                self.intake.taken(&study);
-                if !self.assemblies.contains_key(&study) {
-                    self.intake.nothing_came(&study, key)?;
-                }
-            }
-            Event::Arrived { association, key, instance } => {
-                let study = instance.header.study.clone();
-                if !self.assemblies.contains_key(&study) {
-                    // The first slice, or a late one: whatever the spool has belongs to it.
-                    self.reopen(key, now)?;
-                }
-                self.pipeline.prepare(Arc::clone(&instance));
-                let (_, assembly) =
-                    self.assemblies.entry(study.clone()).or_insert_with(|| (key, Assembly::new(now)));
-                assembly.arrived(instance, association, now);
-                self.intake.taken(&study);
-            }
-        }
-        Ok(())
-    }
-
-    /// Begins an assembly from what the spool has of a study.
-    fn reopen(&mut self, key: StudyKey, now: Instant) -> anyhow::Result<()> {
-        for path in self.spool.instances(key)? {
-            match Instance::read(&path) {
-                Ok(instance) => {
-                    let instance = Arc::new(instance);
-                    let study = instance.header.study.clone();
-                    let (_, assembly) =
-                        self.assemblies.entry(study).or_insert_with(|| (key, Assembly::new(now)));
-                    assembly.arrived(instance, None, now);
-                }
-                Err(error) => warn!("spooled instance can't be read: {error}"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands over every study that is complete; returns the time until the next may be.
-    fn complete(&mut self) -> anyhow::Result<Duration> {
-        let now = Instant::now();
-        let mut wait = ASSEMBLER_WAIT;
-        let mut complete = Vec::new();
-        for (study, (_, assembly)) in &mut self.assemblies {
-            match assembly.completed(now, self.quiet, &self.range) {
-                Ok(why) => complete.push((study.clone(), why)),
-                Err(due) => wait = wait.min(due.saturating_duration_since(now)),
-            }
-        }
-        for (study, completed) in complete {
-            let Some((key, _)) = self.assemblies.get(&study) else { continue };
-            // An instance that was acknowledged but has not come through the channel yet belongs to this revision.
-            let Some(reception) = self.intake.evaluation_begins(&study, *key)? else {
-                wait = Duration::ZERO;
-                continue;
-            };
-            let Some((_, assembly)) = self.assemblies.remove(&study) else { continue };
-            let instances: Vec<_> = assembly.instances().cloned().collect();
-            info!("study {study}: complete with {} instances ({completed:?})", instances.len());
-            let last_arrival = assembly.last_arrival();
-            self.intake.evaluation_waits(instances.len());
-            let job = Job { reception, study, instances, completed, last_arrival };
-            // The evaluator ends first, maybe: then the study is finished after the next start.
-            if self.jobs.send(job).is_err() && !self.intake.is_stopping() {
-                anyhow::bail!("the evaluator has stopped");
-            }
-        }
-        Ok(wait)
-    }
 }
 
 /// Evaluates complete studies, one after the other.
@@ -330,15 +235,17 @@ struct Evaluator {
     database: Arc<Database>,
     pipeline: Arc<Pipeline>,
     intake: Arc<Intake>,
-    destinations: Vec<String>,
-    station: String,
+    jobs: Arc<Queue<Job>>,
+    urgencies: Urgencies,
+    config: Config,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     notices: Sender<Notice>,
 }
 
 impl Evaluator {
-    fn run(&self, jobs: &Receiver<Job>) -> anyhow::Result<()> {
-        while let Ok(job) = jobs.recv() {
+    fn run(&self) -> anyhow::Result<()> {
+        while let Some(job) = self.jobs.take(|job| self.urgencies.of(&job.study)) {
+            self.urgencies.forget(&job.study);
             // What is not evaluated now is after the next start.
             if self.intake.is_stopping() {
                 break;
@@ -375,7 +282,7 @@ impl Evaluator {
             })
         };
         let revision = self.database.next_revision(job.reception.key)?;
-        let mut results: Vec<ResultRow> = report::results(&finished, &job.instances, revision, &self.station);
+        let mut deliverables = report::deliverables(&finished, &job.instances, revision, &self.config);
         if matches!(finished.outcome.verdict, Verdict::NotEvaluated(_))
             && self.database.earlier_evaluation_stands(job.reception.key)?
         {
@@ -383,14 +290,13 @@ impl Evaluator {
                 "study {} revision {revision}: an earlier evaluation, whose images were deleted, stands; no result is sent",
                 job.study
             );
-            results.clear();
+            deliverables.clear();
         }
         if let Some(arrival) = job.last_arrival {
             let ms = arrival.elapsed().as_secs_f64() * 1e3;
             finished.outcome.timings_ms.insert("last_slice_to_outcome".to_owned(), ms);
         }
-        let (outcome, to) = (&finished.outcome, &self.destinations);
-        self.database.finish(job.reception, revision, outcome, &results, to, now_ms())?;
+        self.database.finish(job.reception, revision, &finished.outcome, &deliverables, now_ms())?;
         let line = serde_json::to_string(&finished.outcome)?;
         info!("study {} revision {revision}: {line}", job.study);
         for wake in self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {

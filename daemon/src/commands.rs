@@ -2,6 +2,8 @@
 pub mod analyze;
 pub mod bench;
 pub mod demo;
+pub mod hospital;
+pub mod outbox;
 pub mod phantom;
 pub mod run;
 

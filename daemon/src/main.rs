@@ -1,8 +1,10 @@
 //! `triaged`: parses the command line and runs one command.
 mod appliance;
 mod commands;
+mod commitment;
 mod config;
 mod database;
+mod dataset;
 mod evidence;
 mod instance;
 mod intake;
@@ -11,8 +13,11 @@ mod limits;
 mod outbox;
 mod phantom;
 mod pipeline;
+mod procedure_steps;
+mod queue;
 mod report;
 mod tls;
+mod worklist;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -35,6 +40,8 @@ enum Command {
     Analyze(commands::analyze::Args),
     /// Time a whole study by stage, and the intake against DCMTK's storescp.
     Bench(commands::bench::Args),
+    /// What is on its way to the destinations: list, retry, drop; works while the daemon runs.
+    Outbox(commands::outbox::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
     Phantom(commands::phantom::Args),
 }
@@ -49,6 +56,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Outbox(args) => commands::outbox::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
     };
     match result {

@@ -1,47 +1,155 @@
-//! From a finished study to the results that leave the box: for now, the Secondary Capture of the picture.
+//! From a finished study to the results that leave the box, and who gets which.
 //!
 //! It supplies what the pure `results` crate must not look for itself: the time, and the source's attributes.
-use crate::database::ResultRow;
+use crate::config::{Config, Destination};
+use crate::database::{self, Deliverable, ResultRow};
+use crate::evidence;
 use crate::instance::Instance;
 use crate::intake::now_ms;
 use crate::pipeline::Finished;
-use results::{Case, DateTime, Identity, Picture, RawElement, SourceStudy, Tag};
+use results::{Case, DateTime, DicomResult, Identity, Kind, Picture, RawElement, SourceStudy, Tag};
 use std::sync::Arc;
 
 /// The picture of an outcome.
-pub fn picture(finished: &Finished) -> Picture {
-    results::render(&finished.outcome, finished.evaluation.as_ref().map(|e| &e.projection), true)
+pub fn picture(finished: &Finished, colours: bool) -> Picture {
+    results::render(&finished.outcome, finished.evaluation.as_ref().map(|e| &e.projection), colours)
 }
 
-/// The results of a revision of a study; `station` is our AE title.
-pub fn results(
+/// The results of a revision of a study, each with the destinations that get it. What nobody gets is not made.
+pub fn deliverables(
     finished: &Finished,
     instances: &[Arc<Instance>],
     revision: u32,
-    station: &str,
-) -> Vec<ResultRow> {
+    config: &Config,
+) -> Vec<Deliverable> {
     let identity = Identity {
         manufacturer: "triaged".into(),
         model: "triaged".into(),
         software_version: env!("CARGO_PKG_VERSION").into(),
-        station: station.into(),
+        station: config.dicom.ae_title.clone(),
     };
     let source = source(finished, instances);
+    let series = finished.evaluation.as_ref().and_then(|e| evidence::series(e, instances));
     let case = Case {
         source: &source,
-        series: None,
+        series: series.as_ref(),
         outcome: &finished.outcome,
         identity: &identity,
         when: local_time(),
         revision,
     };
-    let capture = results::secondary_capture::build(&case, &picture(finished));
-    vec![ResultRow {
-        sop_class_uid: capture.sop_class_uid.to_owned(),
-        sop_instance_uid: capture.sop_instance_uid.clone(),
-        transfer_syntax_uid: capture.transfer_syntax_uid.to_owned(),
-        data_set: capture.data_set().to_vec(),
-    }]
+    let mut deliverables = messages(&case, config);
+    deliverables.extend(work_item(&case, config));
+    for kind in [Kind::Report, Kind::Picture, Kind::Slices, Kind::Segmentation] {
+        let destinations = takers(kind, config);
+        if destinations.is_empty() {
+            continue;
+        }
+        for object in objects(kind, &case, finished, instances, config) {
+            deliverables.push(Deliverable { row: row(&object), destinations: destinations.clone() });
+        }
+    }
+    deliverables
+}
+
+/// The DICOM destinations that get a kind of result.
+fn takers(kind: Kind, config: &Config) -> Vec<String> {
+    let takes = |d: &&Destination| matches!(d, Destination::Dicom(d) if d.results.contains(&kind));
+    config.destinations.iter().filter(takes).map(|d| d.name().to_owned()).collect()
+}
+
+fn objects(
+    kind: Kind,
+    case: &Case<'_>,
+    finished: &Finished,
+    instances: &[Arc<Instance>],
+    config: &Config,
+) -> Vec<DicomResult> {
+    let evaluated = finished.evaluation.as_ref().zip(case.series);
+    match kind {
+        Kind::Report => vec![results::structured_report::build(case)],
+        Kind::Picture => {
+            let picture = picture(finished, config.results.picture_colours);
+            vec![results::secondary_capture::build(case, &picture)]
+        }
+        Kind::Slices => {
+            let Some((evaluation, series)) = evaluated else { return Vec::new() };
+            let pictures = evidence::slices(evaluation, instances, series, &config.results);
+            (1..)
+                .zip(pictures)
+                .map(|(number, (index, picture))| {
+                    results::secondary_capture::slice(case, &picture, &series.images[index], number)
+                })
+                .collect()
+        }
+        Kind::Segmentation => evaluated
+            .and_then(|(evaluation, _)| results::segmentation::build(case, &evidence::masks(evaluation)))
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn row(object: &DicomResult) -> ResultRow {
+    ResultRow {
+        kind: object.kind.into(),
+        sop_class_uid: object.sop_class_uid.to_owned(),
+        sop_instance_uid: object.sop_instance_uid.clone(),
+        transfer_syntax_uid: object.transfer_syntax_uid.to_owned(),
+        data_set: object.data_set().to_vec(),
+    }
+}
+
+/// HL7 messages: one a site, since each names its receiver.
+fn messages(case: &Case<'_>, config: &Config) -> Vec<Deliverable> {
+    let mut messages: Vec<Deliverable> = Vec::new();
+    for destination in &config.destinations {
+        let Destination::Hl7(hl7) = destination else { continue };
+        let site = results::hl7::Site {
+            sending_application: config.dicom.ae_title.clone(),
+            sending_facility: hl7.sending_facility.clone(),
+            receiving_application: hl7.receiving_application.clone(),
+            receiving_facility: hl7.receiving_facility.clone(),
+            character_set: hl7.character_set,
+        };
+        let message = results::hl7::oru(case, &site);
+        // Two interfaces of one site get the same message.
+        if let Some(same) = messages.iter_mut().find(|m| m.row.sop_instance_uid == message.control_id) {
+            same.destinations.push(hl7.name.clone());
+            continue;
+        }
+        let row = ResultRow {
+            kind: database::Kind::Hl7,
+            sop_class_uid: String::new(),
+            sop_instance_uid: message.control_id,
+            transfer_syntax_uid: String::new(),
+            data_set: message.bytes,
+        };
+        messages.push(Deliverable { row, destinations: vec![hl7.name.clone()] });
+    }
+    messages
+}
+
+/// The worklist item, where somebody manages a worklist.
+fn work_item(case: &Case<'_>, config: &Config) -> Option<Deliverable> {
+    let destinations: Vec<String> = config
+        .destinations
+        .iter()
+        .filter(|d| matches!(d, Destination::Ups(_)))
+        .map(|d| d.name().to_owned())
+        .collect();
+    if destinations.is_empty() {
+        return None;
+    }
+    // We keep no images that anybody could retrieve, and don't know who does.
+    let item = results::procedure_step::build(case, None);
+    let row = ResultRow {
+        kind: database::Kind::Ups,
+        sop_class_uid: results::procedure_step::UPS_PUSH.to_owned(),
+        sop_instance_uid: item.sop_instance_uid,
+        transfer_syntax_uid: dimse::uids::EXPLICIT_VR_LITTLE_ENDIAN.to_owned(),
+        data_set: item.data_set,
+    };
+    Some(Deliverable { row, destinations })
 }
 
 /// Patient and study attributes: of the evaluated series where there is one, else of any instance of the study.

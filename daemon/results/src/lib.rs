@@ -22,7 +22,7 @@ pub mod structured_report;
 #[cfg(test)]
 mod testing;
 pub mod time;
-mod uid;
+pub mod uid;
 
 pub use case::{Case, DicomResult, Identity, Kind};
 pub use colour::lesion_colour;
