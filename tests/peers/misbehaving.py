@@ -56,6 +56,15 @@ def store(event, name):
     return (status, None) if n_create else status
 
 
+def end(connection):
+    """Ends a connection, though another thread may be reading from it."""
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    connection.close()
+
+
 def receive_pdu(connection):
     """A PDU, or nothing at the end."""
     data = b""
@@ -80,7 +89,7 @@ def relay(name, does, client, contexts):
                 inner.sendall(pdu)
         except OSError:
             pass
-        inner.close()
+        end(inner)
 
     threading.Thread(target=forth, daemon=True).start()
     try:
@@ -97,7 +106,7 @@ def relay(name, does, client, contexts):
             client.sendall(pdu)
     except OSError:
         pass
-    client.close()
+    end(client)
 
 
 def dicom(name, port):
@@ -117,14 +126,14 @@ def dicom(name, port):
         if does in REJECTIONS:
             receive_pdu(client)
             client.sendall(struct.pack(">BBIBBBB", 3, 0, 4, 0, *REJECTIONS[does]))
-            client.close()
+            end(client)
         elif does == "noise":
             client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
-            client.close()
+            end(client)
         elif does == "silent":
             while behaviour(name) == "silent":
                 time.sleep(0.1)
-            client.close()
+            end(client)
         else:
             relay(name, does, client, ports[does == "no-context"])
 
@@ -137,7 +146,7 @@ def mllp(name, port):
         while b"\x1c\r" not in data:
             part = client.recv(65536)
             if not part:
-                return client.close()
+                return end(client)
             data += part
         does = behaviour(name)
         block = data[1 : data.index(b"\x1c\r")]
@@ -159,7 +168,7 @@ def mllp(name, port):
         elif does == "silent":
             while behaviour(name) == "silent":
                 time.sleep(0.1)
-        client.close()
+        end(client)
 
     listen(port, serve)
 
@@ -177,12 +186,12 @@ def listen(port, serve):
         try:
             serve(client)
         except OSError:
-            client.close()
+            end(client)
 
     threading.Thread(target=accept, daemon=True).start()
 
 
 for name, (port, protocol) in json.loads(sys.argv[2]).items():
     {"dicom": dicom, "mllp": mllp}[protocol](name, port)
-listen(int(sys.argv[3]), socket.socket.close)
+listen(int(sys.argv[3]), end)
 threading.Event().wait()
