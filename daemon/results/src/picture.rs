@@ -19,6 +19,8 @@ const BANNER_HEIGHT: usize = 84;
 /// Left upper corner and size of the projection.
 const PANEL_AT: (usize, usize) = (MARGIN, 146);
 const PANEL_SIZE: (usize, usize) = (620, 510);
+/// Without colours there is no scale bar, and the projection has its place.
+const PANEL_HEIGHT_PLAIN: usize = 590;
 /// The scale bar, below the projection.
 const BAR_AT: (usize, usize) = (MARGIN + 60, 696);
 const BAR_SIZE: (usize, usize) = (500, 14);
@@ -115,23 +117,24 @@ fn sides(canvas: &mut Canvas, findings: &Findings) {
 }
 
 fn panel(canvas: &mut Canvas, projection: Option<&CoronalProjection>, colours: bool) {
-    canvas.rectangle(PANEL_AT.0, PANEL_AT.1, PANEL_SIZE.0, PANEL_SIZE.1, PANEL);
-    let why = match projection.map(|p| p.draw(canvas, PANEL_AT, PANEL_SIZE, colours)) {
-        Some(Ok(placed)) => return length_bar(canvas, placed.pixels_per_mm),
+    let (width, height) = (PANEL_SIZE.0, if colours { PANEL_SIZE.1 } else { PANEL_HEIGHT_PLAIN });
+    canvas.rectangle(PANEL_AT.0, PANEL_AT.1, width, height, PANEL);
+    let why = match projection.map(|p| p.draw(canvas, PANEL_AT, (width, height), colours)) {
+        Some(Ok(placed)) => return length_bar(canvas, placed.pixels_per_mm, PANEL_AT.1 + height - 2),
         Some(Err(error)) => error.to_string(),
         None => "no projection was made".to_owned(),
     };
-    let at = (PANEL_AT.0 + MARGIN, PANEL_AT.1 + PANEL_SIZE.1 / 2);
-    canvas.paragraph(at, (PANEL_SIZE.0 - 2 * MARGIN, 4), &why, (BODY, FAINT));
+    let at = (PANEL_AT.0 + MARGIN, PANEL_AT.1 + height / 2);
+    canvas.paragraph(at, (width - 2 * MARGIN, 4), &why, (BODY, FAINT));
 }
 
 /// 10 cm at the projection's scale, or 1 cm where 10 do not fit. Beside the projection: it hides no anatomy.
-fn length_bar(canvas: &mut Canvas, pixels_per_mm: f64) {
+fn length_bar(canvas: &mut Canvas, pixels_per_mm: f64, y: usize) {
     let pixels = |mm: f64| (mm * pixels_per_mm).round() as usize;
     let most = WIDTH - MARGIN - NUMBERS_X;
     let fitting = [(100.0, "10 cm"), (10.0, "1 cm")].into_iter().find(|(mm, _)| pixels(*mm) < most);
     let Some((mm, label)) = fitting else { return };
-    let (length, x, y) = (pixels(mm).max(2), NUMBERS_X, PANEL_AT.1 + PANEL_SIZE.1 - 2);
+    let (length, x) = (pixels(mm).max(2), NUMBERS_X);
     canvas.rectangle(x, y, length, 2, TEXT);
     for end in [x, x + length - 2] {
         canvas.rectangle(end, y - 8, 2, 10, TEXT);

@@ -179,7 +179,7 @@ fn header(canvas: &mut Canvas, view: &SliceView<'_>) {
     };
     canvas.text_right((right, 10), &share, (STRONG, TEXT));
     let number = image.instance_number.map_or_else(String::new, |n| format!("image {n}, "));
-    let place = format!("{number}at {:.1} mm", image.position_mm[2]);
+    let place = format!("{number}location {:.1} mm", image.position_mm[2]);
     canvas.text((MARGIN, 40), &place, (SMALL, FAINT));
     let (centre, width) = WINDOW_HU;
     canvas.text_right((right, 40), &format!("lung window {centre} / {width}"), (SMALL, FAINT));

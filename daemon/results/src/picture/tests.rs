@@ -165,7 +165,7 @@ fn the_png_holds_the_same_pixels_and_is_repeatable() {
 #[test]
 fn the_picture_is_the_same_on_every_machine() {
     use sha2::{Digest, Sha256};
-    for (colours, want) in [(true, "526397150e7e368c"), (false, "")] {
+    for (colours, want) in [(true, "526397150e7e368c"), (false, "2b5c3722388e743c")] {
         let picture = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)), colours);
         let sum: String = Sha256::digest(&picture.rgb).iter().take(8).map(|b| format!("{b:02x}")).collect();
         assert_eq!(sum, want, "{}", picture.shows);
