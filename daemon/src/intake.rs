@@ -1,34 +1,33 @@
 //! The intake: associations, and what they store.
 //!
 //! Owns the listener and a thread for each association; an instance is acknowledged only after the spool has synced
-//! it and the database knows that its study is to be evaluated. It never decides when a study is complete (the
+//! it and the database knows that its study is to be evaluated. What scanners tell beside it ([`services`]) is
+//! acknowledged when the database has it. It never decides when a study is complete (the
 //! assembler does) and never waits for the networks.
 pub mod assembler;
 mod filing;
-mod sop_classes;
+mod services;
+pub mod sop_classes;
 pub mod spool;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Destination};
 use crate::database::{Database, DatabaseError, Reception, StudyKey};
-use crate::instance::{self, Instance};
+use crate::instance::Instance;
 use crate::limits;
 use assembler::AssociationId;
-use dimse::acceptor::{
-    AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, StoreRequest, accept,
-};
-use dimse::{AssociationError, FileHead, Rejection, Status, uids, write_file_head};
+use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, StoreRequest, accept};
+use dimse::{AssociationError, FileHead, Rejection, Status, write_file_head};
 use filing::StoreError;
 use log::{info, warn};
-use sop_classes::STORAGE_CLASSES;
 use spool::{Spool, SpoolError};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use study::StudyUid;
+use study::{SopInstanceUid, StudyUid};
 
 /// What the intake tells the assembler.
 pub enum Event {
@@ -54,6 +53,16 @@ pub enum Event {
         key: StudyKey,
         /// Its UID.
         study: StudyUid,
+    },
+    /// The scanner told of a procedure step of a study; it is in the database.
+    StepChanged {
+        /// The study.
+        study: StudyUid,
+    },
+    /// A scanner asked for storage commitment.
+    CommitmentRequested {
+        /// Of these.
+        instances: BTreeSet<SopInstanceUid>,
     },
     /// An association ended.
     Ended {
@@ -106,6 +115,10 @@ pub struct Intake {
     stopping: AtomicBool,
     /// Studies that are `receiving` in the database: their state need not be written again.
     receiving: Mutex<HashMap<StudyUid, Receiving>>,
+    /// Who is to look at the database at once: for a scanner's commitment request, by its AE title; for an archive's
+    /// answer, by the name of the destination.
+    reporters: Mutex<HashMap<String, Sender<()>>>,
+    deliverers: Mutex<HashMap<String, Sender<()>>>,
 }
 
 impl Intake {
@@ -128,6 +141,8 @@ impl Intake {
             next_association: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             receiving: Mutex::default(),
+            reporters: Mutex::default(),
+            deliverers: Mutex::default(),
         })
     }
 
@@ -165,9 +180,21 @@ impl Intake {
         Ok(())
     }
 
+    /// `wake` hears when a storage commitment request of this scanner waits, and is closed by [`Intake::stop`].
+    pub fn wake_reporter(&self, ae_title: &str, wake: Sender<()>) {
+        lock(&self.reporters).insert(ae_title.to_owned(), wake);
+    }
+
+    /// `wake` hears when this destination answered about the results that it was sent, and is closed by [`Intake::stop`].
+    pub fn wake_deliverer(&self, destination: &str, wake: Sender<()>) {
+        lock(&self.deliverers).insert(destination.to_owned(), wake);
+    }
+
     /// Ends [`Intake::listen`]; `address` is where it listens.
     pub fn stop(&self, address: SocketAddr) {
         self.stopping.store(true, Ordering::SeqCst);
+        lock(&self.reporters).clear();
+        lock(&self.deliverers).clear();
         // Wakes `accept`; whether it answers does not matter.
         drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
     }
@@ -235,8 +262,7 @@ impl Intake {
     }
 
     fn receiving(&self) -> MutexGuard<'_, HashMap<StudyUid, Receiving>> {
-        // Each change is one step: a panic elsewhere leaves nothing half done.
-        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.receiving)
     }
 
     fn serve(&self, stream: TcpStream) {
@@ -244,12 +270,10 @@ impl Intake {
         let acceptor = AcceptorConfig {
             artim_timeout: config::seconds(self.config.dicom.association_request_timeout_s),
             idle_timeout: config::seconds(self.config.dicom.idle_timeout_s),
+            grant_scp: sop_classes::peer_may_provide(),
             ..AcceptorConfig::default()
         };
-        let syntaxes = instance::TRANSFER_SYNTAXES;
-        let contexts: Vec<(&str, &[&str])> = std::iter::once((uids::VERIFICATION, syntaxes))
-            .chain(STORAGE_CLASSES.iter().map(|class| (*class, syntaxes)))
-            .collect();
+        let contexts = sop_classes::contexts();
         let peer = stream.peer_addr().map_or_else(|_| "unknown".into(), |a| a.to_string());
         // Silent connections don't count: anybody could keep the scanner out with them.
         let mut open = None;
@@ -277,7 +301,11 @@ impl Intake {
         if !self.config.called().any(|title| title == called) {
             return Err(Rejection::CALLED_AE_NOT_RECOGNIZED);
         }
-        if !self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling) {
+        // Who keeps our results for good calls back to say so (PS3.4 annex J).
+        let archive = |d: &Destination| matches!(d, Destination::Dicom(d) if d.storage_commitment && d.ae_title == calling);
+        if !self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling)
+            && !self.config.destinations.iter().any(archive)
+        {
             return Err(Rejection::CALLING_AE_NOT_RECOGNIZED);
         }
         Open::new(&self.associations, self.config.dicom.associations_max)
@@ -309,13 +337,7 @@ impl Intake {
                     *stored += usize::from(result.is_ok());
                     association.respond_store(&store, status, comment)?;
                 }
-                Message::Normalized(request) => {
-                    association.respond_normalized(
-                        &request,
-                        Status::UNRECOGNIZED_OPERATION,
-                        NAnswer::default(),
-                    )?;
-                }
+                Message::Normalized(request) => self.normalized(association, &request)?,
             }
         }
         Ok(())
@@ -361,6 +383,11 @@ impl Intake {
             DataSetEnd::SinkFailed { error } => Ok(Err(io_error(&part, error).into())),
         }
     }
+}
+
+/// Each change of these maps is one step: a panic elsewhere leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Milliseconds since 1970.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::dataset::element::ITEM_END;
 use crate::instance::header::wanted;
 use crate::instance::testing::{SMALL, slice, write};
 use crate::instance::{Instance, read_hu};

@@ -223,3 +223,157 @@ fn a_slice_that_closes_a_gap_makes_the_series_whole() {
     scene.end(B, true);
     assert_eq!(scene.completed(), Err(SHORT));
 }
+
+fn step(state: StepState, instances: &[Instance]) -> Step {
+    Step { state, instances: instances.iter().map(|i| i.header.instance.clone()).collect() }
+}
+
+const COMPLETED: Result<Completed, Duration> = Ok(Completed::ProcedureStepCompleted);
+const DISCONTINUED: Result<Completed, Duration> = Ok(Completed::ProcedureStepDiscontinued);
+
+#[test]
+fn a_step_that_lists_its_images_completes_the_study_with_the_last_of_them() {
+    let slices = series(12);
+    let done = [step(StepState::Completed, &slices)];
+    // Told of before the first slice, between two, and after the last.
+    let mut before = Scene::new();
+    before.assembly = Assembly::new(before.now).with_steps(&done);
+    before.arrive(&slices[..11], Some(A));
+    assert!(before.completed().is_err());
+    before.arrive(&slices[11..], Some(B));
+    assert_eq!(before.completed(), COMPLETED, "two associations are open, and it does not matter");
+
+    let mut between = Scene::new();
+    between.arrive(&slices[..4], Some(A));
+    between.assembly.steps_changed(&[step(StepState::InProgress, &slices)]);
+    between.arrive(&slices[4..], Some(A));
+    assert!(between.completed().is_err(), "in progress");
+    between.assembly.steps_changed(&done);
+    assert_eq!(between.completed(), COMPLETED);
+}
+
+#[test]
+fn a_slice_that_the_steps_do_not_list_is_waited_for_with_its_series() {
+    let slices = series(20);
+    let mut scene = Scene::new();
+    scene.assembly = Assembly::new(scene.now).with_steps(&[step(StepState::Completed, &slices[..12])]);
+    scene.arrive(&slices, Some(A));
+    assert!(scene.completed().is_err());
+    scene.end(A, true);
+    assert_eq!(scene.completed(), Err(SHORT));
+    // What is no slice, a dose report say, need not be listed.
+    let mut report = slices[19].clone();
+    report.header.kind = ImageKind::Other;
+    let mut scene = Scene::new();
+    scene.arrive(&[&slices[..12], &[report]].concat(), Some(A));
+    scene.assembly.steps_changed(&[step(StepState::Completed, &slices[..12])]);
+    assert_eq!(scene.completed(), COMPLETED);
+}
+
+#[test]
+fn scouts_alone_do_not_complete_a_study() {
+    let mut scout = series(1);
+    scout[0].header.kind = ImageKind::LocalizerOrDerived;
+    let mut scene = Scene::new();
+    scene.arrive(&scout, Some(A));
+    scene.assembly.steps_changed(&[step(StepState::Completed, &scout)]);
+    scene.end(A, true);
+    assert_eq!(scene.completed(), Err(LONG));
+}
+
+#[test]
+fn a_study_waits_for_all_of_its_steps() {
+    let slices = series(24);
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..12], Some(A));
+    let first = step(StepState::Completed, &slices[..12]);
+    scene.assembly.steps_changed(&[first.clone(), step(StepState::InProgress, &[])]);
+    assert!(scene.completed().is_err());
+    scene.arrive(&slices[12..], Some(A));
+    scene.assembly.steps_changed(&[first, step(StepState::Discontinued, &slices[12..])]);
+    assert_eq!(scene.completed(), COMPLETED, "one was completed");
+}
+
+#[test]
+fn a_step_without_a_list_speaks_of_what_was_on_its_way() {
+    let slices = series(12);
+    let done = [step(StepState::Completed, &[])];
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..11], Some(A));
+    scene.assembly.steps_changed(&done);
+    assert!(scene.completed().is_err(), "the association is open");
+    scene.arrive(&slices[11..], Some(A));
+    scene.end(A, true);
+    assert_eq!(scene.completed(), COMPLETED, "at once");
+
+    // A gap: not whole, so it is waited for.
+    let mut gap = Scene::new();
+    gap.arrive(&[&slices[..5], &slices[6..]].concat(), Some(A));
+    gap.assembly.steps_changed(&done);
+    gap.end(A, true);
+    assert_eq!(gap.completed(), Err(LONG));
+
+    // The images come after the end, maybe each on its own association: only quiet tells the last.
+    let mut after = Scene::new();
+    after.assembly = Assembly::new(after.now).with_steps(&done);
+    after.arrive(&slices, Some(A));
+    after.end(A, true);
+    assert_eq!(after.completed(), Err(SHORT));
+    let mut again = Scene::new();
+    again.arrive(&slices[..9], Some(A));
+    again.end(A, true);
+    again.assembly.steps_changed(&[step(StepState::InProgress, &[])]);
+    again.assembly.steps_changed(&done);
+    again.arrive(&slices[9..], Some(B));
+    again.end(B, true);
+    assert_eq!(again.completed(), Err(SHORT));
+}
+
+#[test]
+fn what_was_discontinued_is_evaluated_when_its_associations_have_ended() {
+    let slices = series(5);
+    let mut scene = Scene::new();
+    scene.arrive(&slices, Some(A));
+    scene.assembly.steps_changed(&[step(StepState::Discontinued, &[])]);
+    assert!(scene.completed().is_err());
+    scene.end(A, false);
+    assert_eq!(scene.completed(), DISCONTINUED, "five slices: the gate will say that they are too few");
+
+    let mut listed = Scene::new();
+    listed.arrive(&slices, Some(A));
+    listed.assembly.steps_changed(&[step(StepState::Discontinued, &slices)]);
+    assert_eq!(listed.completed(), DISCONTINUED);
+    assert!(Scene::new().completed().is_err(), "nothing there, nothing to evaluate");
+}
+
+#[test]
+fn a_commitment_request_for_all_that_is_here_completes_the_study() {
+    let slices = series(12);
+    let uids = |list: &[Instance]| list.iter().map(|i| i.header.instance.clone()).collect::<BTreeSet<_>>();
+    let mut scene = Scene::new();
+    scene.arrive(&slices[..11], Some(A));
+    scene.assembly.commitment_requested(&uids(&slices));
+    assert!(scene.completed().is_err(), "one is on its way");
+    scene.arrive(&slices[11..], Some(A));
+    assert_eq!(scene.completed(), Ok(Completed::StorageCommitment));
+
+    let cases: [(&[Instance], &[Instance], &str); 4] = [
+        (&slices, &slices[..11], "a slice is here that it does not ask about"),
+        (&slices[..9], &slices[..10], "a slice that it asks about is not here"),
+        (&slices[..4], &slices[..4], "too few slices"),
+        (&slices[..1], &slices[..1], "a request for each image"),
+    ];
+    for (here, asked, why) in cases {
+        let mut scene = Scene::new();
+        scene.arrive(here, Some(A));
+        scene.assembly.commitment_requested(&uids(asked));
+        assert!(scene.completed().is_err(), "{why}");
+    }
+    // Another study's request.
+    let mut scene = Scene::new();
+    scene.arrive(&slices, Some(A));
+    scene.assembly.commitment_requested(&uids(&slices));
+    let stranger = BTreeSet::from([SopInstanceUid::new("9.9").unwrap()]);
+    scene.assembly.commitment_requested(&stranger);
+    assert_eq!(scene.completed(), Ok(Completed::StorageCommitment));
+}
