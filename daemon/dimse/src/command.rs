@@ -50,8 +50,12 @@ pub mod element {
 pub mod field {
     /// C-STORE-RQ.
     pub const STORE_RQ: u16 = 0x0001;
+    /// C-GET-RQ.
+    pub const GET_RQ: u16 = 0x0010;
     /// C-FIND-RQ.
     pub const FIND_RQ: u16 = 0x0020;
+    /// C-MOVE-RQ.
+    pub const MOVE_RQ: u16 = 0x0021;
     /// C-ECHO-RQ.
     pub const ECHO_RQ: u16 = 0x0030;
     /// N-EVENT-REPORT-RQ.

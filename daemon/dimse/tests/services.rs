@@ -13,6 +13,7 @@ use dimse::acceptor::{
     AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, NOperation, NRequest, accept,
 };
 use dimse::command::{CommandSet, NO_DATA_SET, element, field};
+use dimse::conformance::SERVICES;
 use dimse::requestor::{FindLimits, RESPONSE_DATA_SET_BYTES_MAX, Requestor, RequestorConfig};
 use dimse::{AeTitle, AssociationError, ContextTable, RoleSelection, Status, uids};
 
@@ -178,6 +179,42 @@ fn responses_hold_what_the_standard_wants() {
     peer.assert_response(field::N_SET_RQ, 99, Status::MISSING_ATTRIBUTE);
     peer.release();
     assert_eq!(performer.join().expect("no panic").expect("ended in order").len(), cases.len());
+}
+
+#[test]
+fn the_table_of_services_is_what_the_acceptor_does() {
+    // Without any UIDs: what we have is told from what we don't have by the reason.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let acceptor = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut association = accept(stream, &AcceptorConfig::default(), CONTEXTS, |_| Ok(()))?;
+        while let Some(message) = association.next()? {
+            match message {
+                Message::Echo(echo) => association.respond_echo(&echo, Status::SUCCESS)?,
+                other => panic!("{other:?}"),
+            }
+        }
+        Ok::<_, AssociationError>(())
+    });
+    let mut peer = Peer::associate(address, CONTEXTS);
+    for (message_id, service) in (1..).zip(SERVICES) {
+        let command = CommandSet::default()
+            .with_u16(element::COMMAND_FIELD, service.command_field)
+            .with_u16(element::MESSAGE_ID, message_id)
+            .with_u16(element::DATA_SET_TYPE, NO_DATA_SET);
+        peer.send(&message(1, &command, None));
+        if service.command_field == field::CANCEL_RQ {
+            assert!(!service.performed);
+            continue;
+        }
+        let response = peer.response();
+        assert_eq!(response.u16(element::MESSAGE_ID_RESPONDED_TO), Ok(message_id));
+        let status = response.u16(element::STATUS).map(Status).expect("present");
+        assert_eq!(status != Status::UNRECOGNIZED_OPERATION, service.performed, "{}: {status}", service.name);
+    }
+    peer.release();
+    acceptor.join().expect("no panic").expect("ended in order");
 }
 
 #[test]
