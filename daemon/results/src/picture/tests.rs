@@ -161,7 +161,7 @@ fn the_png_holds_the_same_pixels_and_is_repeatable() {
 }
 
 /// The bytes are the same on every machine: the arithmetic uses only operations that IEEE 754 rounds exactly.
-/// A change of the design changes this sum; look at the pictures (below), then put the new one here.
+/// A change of the design changes these sums; look at the pictures, then put the new ones here.
 #[test]
 fn the_picture_is_the_same_on_every_machine() {
     use sha2::{Digest, Sha256};
