@@ -21,8 +21,8 @@ use crate::pipeline::{Finished, Pipeline, Progress};
 use crate::queue::Queue;
 use crate::worklist::Urgencies;
 use crate::{report, tls};
-use assembler::AssemblerDriver;
 use anyhow::Context;
+use assembler::AssemblerDriver;
 use engine::{Analyzer, Choice, Zoo};
 use log::{error, info, warn};
 use std::fs::File;
@@ -60,10 +60,19 @@ struct Job {
     last_arrival: Option<Instant>,
 }
 
+/// The addresses that an appliance listens on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Listening {
+    /// Without encryption.
+    pub plain: Option<SocketAddr>,
+    /// With TLS.
+    pub tls: Option<SocketAddr>,
+}
+
 /// A running appliance.
 pub struct Appliance {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens: without encryption, with TLS.
+    pub listening: Listening,
     intake: Arc<Intake>,
     threads: Vec<JoinHandle<()>>,
     outbox: Vec<JoinHandle<()>>,
@@ -79,6 +88,12 @@ fn lock(dir: &std::path::Path) -> anyhow::Result<File> {
     let file = File::create(&path).with_context(|| path.display().to_string())?;
     file.try_lock().with_context(|| format!("storage.dir {} is in use by another triaged", dir.display()))?;
     Ok(file)
+}
+
+fn listener(name: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let bind =
+        |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {name} {address}"));
+    address.map(bind).transpose()
 }
 
 /// Loads the networks that the configuration names.
@@ -109,10 +124,8 @@ impl Appliance {
         let tls = config.tls.as_ref().map(tls::Identity::load).transpose()?;
         let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
         let spool = Arc::new(Spool::open(&config.storage.dir.join("spool"), config.storage.min_free_mib)?);
-        let listen = config.dicom.listen.context("dicom.listen is not there")?;
-        let listener =
-            TcpListener::bind(listen).with_context(|| format!("cannot listen on dicom.listen {listen}"))?;
-        let address = listener.local_addr()?;
+        let plain = listener("dicom.listen", config.dicom.listen)?;
+        let encrypted = listener("dicom.listen_tls", config.dicom.listen_tls)?;
 
         let (events, assembler_events) = mpsc::sync_channel(crate::limits::EVENTS_MAX);
         let intake = Intake::new(config.clone(), Arc::clone(&spool), Arc::clone(&database), events);
@@ -163,15 +176,26 @@ impl Appliance {
         let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
         let janitor = Janitor::new(database, spool, keep_ms, destinations);
         threads.push(critical("janitor", move || janitor.run(&janitor_stop))?);
-        let listening = Arc::clone(&intake);
-        threads.push(critical("listener", move || Ok(listening.listen(&listener)?))?);
-        info!("listening as {} on {address}", config.dicom.ae_title);
-        Ok(Self { address, intake, threads, outbox, wakes, stop_janitor, _lock: lock })
+        let mut listening = Listening::default();
+        if let Some(listener) = plain {
+            let (address, intake) = (listener.local_addr()?, Arc::clone(&intake));
+            threads.push(critical("listener", move || Ok(intake.listen(&listener, None)?))?);
+            info!("listening as {} on {address}", config.dicom.ae_title);
+            listening.plain = Some(address);
+        }
+        if let (Some(listener), Some(tls)) = (encrypted, tls) {
+            let (address, intake) = (listener.local_addr()?, Arc::clone(&intake));
+            threads.push(critical("listener", move || Ok(intake.listen(&listener, Some(&tls.server))?))?);
+            info!("listening as {} on {address} with TLS", config.dicom.ae_title);
+            listening.tls = Some(address);
+        }
+        Ok(Self { listening, intake, threads, outbox, wakes, stop_janitor, _lock: lock })
     }
 
     /// Stops accepting and ends every thread. What is unfinished is finished after the next start.
     pub fn stop(mut self) {
-        self.intake.stop(self.address);
+        let addresses: Vec<SocketAddr> = self.listening.plain.into_iter().chain(self.listening.tls).collect();
+        self.intake.stop(&addresses);
         drop(self.stop_janitor);
         self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         for thread in self.threads.drain(..) {

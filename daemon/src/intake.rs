@@ -15,7 +15,11 @@ use crate::database::{Database, DatabaseError, Reception, StudyKey};
 use crate::instance::Instance;
 use crate::limits;
 use assembler::AssociationId;
-use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, StoreRequest, accept};
+use dimse::acceptor::{
+    AcceptedAssociation, AcceptorConfig, AssociationRequest, DataSetEnd, Message, StoreRequest, accept,
+    accept_tls,
+};
+use dimse::rustls::ServerConfig;
 use dimse::{AssociationError, FileHead, Rejection, Status, write_file_head};
 use filing::StoreError;
 use log::{info, warn};
@@ -146,8 +150,12 @@ impl Intake {
         })
     }
 
-    /// Accepts connections until [`Intake::stop`].
-    pub fn listen(self: &Arc<Self>, listener: &TcpListener) -> io::Result<()> {
+    /// Accepts connections, with TLS where `tls` is given, until [`Intake::stop`].
+    pub fn listen(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        tls: Option<&Arc<ServerConfig>>,
+    ) -> io::Result<()> {
         for stream in listener.incoming() {
             if self.stopping.load(Ordering::SeqCst) {
                 break;
@@ -161,9 +169,9 @@ impl Intake {
                         warn!("connection closed without an answer: {max} are open, the most there may be");
                         continue;
                     };
-                    let intake = Arc::clone(self);
+                    let (intake, tls) = (Arc::clone(self), tls.map(Arc::clone));
                     let spawned = std::thread::Builder::new().name("association".into()).spawn(move || {
-                        intake.serve(stream);
+                        intake.serve(stream, tls.as_ref());
                         drop(open);
                     });
                     if let Err(error) = spawned {
@@ -190,13 +198,15 @@ impl Intake {
         lock(&self.deliverers).insert(destination.to_owned(), wake);
     }
 
-    /// Ends [`Intake::listen`]; `address` is where it listens.
-    pub fn stop(&self, address: SocketAddr) {
+    /// Ends [`Intake::listen`]; `addresses` are where it listens.
+    pub fn stop(&self, addresses: &[SocketAddr]) {
         self.stopping.store(true, Ordering::SeqCst);
         lock(&self.reporters).clear();
         lock(&self.deliverers).clear();
         // Wakes `accept`; whether it answers does not matter.
-        drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+        for address in addresses {
+            drop(TcpStream::connect_timeout(address, Duration::from_secs(1)));
+        }
     }
 
     /// Whether [`Intake::stop`] was called.
@@ -265,7 +275,7 @@ impl Intake {
         lock(&self.receiving)
     }
 
-    fn serve(&self, stream: TcpStream) {
+    fn serve(&self, stream: TcpStream, tls: Option<&Arc<ServerConfig>>) {
         let id = AssociationId(self.next_association.fetch_add(1, Ordering::Relaxed));
         let acceptor = AcceptorConfig {
             artim_timeout: config::seconds(self.config.dicom.association_request_timeout_s),
@@ -277,10 +287,14 @@ impl Intake {
         let peer = stream.peer_addr().map_or_else(|_| "unknown".into(), |a| a.to_string());
         // Silent connections don't count: anybody could keep the scanner out with them.
         let mut open = None;
-        let accepted = accept(stream, &acceptor, &contexts, |request| {
+        let mut policy = |request: &AssociationRequest| {
             open = Some(self.policy(request.calling.as_str(), request.called.as_str())?);
             Ok(())
-        });
+        };
+        let accepted = match tls {
+            Some(tls) => accept_tls(stream, tls, &acceptor, &contexts, &mut policy),
+            None => accept(stream, &acceptor, &contexts, &mut policy),
+        };
         let mut association = match accepted {
             Ok(association) => association,
             Err(error) => return warn!("association {} from {peer} not established: {error}", id.0),

@@ -191,9 +191,9 @@ fn time_ours(dir: &Path, storage: &Path) -> anyhow::Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let listening = Arc::clone(&intake);
-    let listen = std::thread::spawn(move || listening.listen(&listener));
+    let listen = std::thread::spawn(move || listening.listen(&listener, None));
     let time_s = time_storescu(dir, address)?;
-    intake.stop(address);
+    intake.stop(&[address]);
     drop(intake);
     listen.join().map_err(|_| anyhow::anyhow!("the listener panicked"))??;
     drop(drain);
