@@ -158,7 +158,7 @@ impl Assembly {
         if let Some(rule) = self.steps_ended(range) {
             return Ok(rule);
         }
-        if self.is_covered_by(&self.asked) && self.is_contiguous(range) {
+        if self.is_covered_by(&self.asked) && self.is_asked_as_a_whole(range) {
             return Ok(Completed::StorageCommitment);
         }
         if self.announced_count_is_there() && self.is_contiguous(range) {
@@ -194,6 +194,12 @@ impl Assembly {
         }
         // What was given up need not be whole: the gate will say so.
         (ended == Completed::ProcedureStepDiscontinued || self.is_contiguous(range)).then_some(ended)
+    }
+
+    /// Whether a commitment request looks like one for a whole series. Some scanners ask for each image, right after it:
+    /// the first of them covers what is here, too.
+    fn is_asked_as_a_whole(&mut self, range: &InputRange) -> bool {
+        self.is_contiguous(range) || (self.open.is_empty() && self.asked.len() > 1)
     }
 
     /// Whether everything on a list is here, and every slice that is here on the list; an empty list covers nothing. A

@@ -360,7 +360,7 @@ fn a_commitment_request_for_all_that_is_here_completes_the_study() {
     let cases: [(&[Instance], &[Instance], &str); 4] = [
         (&slices, &slices[..11], "a slice is here that it does not ask about"),
         (&slices[..9], &slices[..10], "a slice that it asks about is not here"),
-        (&slices[..4], &slices[..4], "too few slices"),
+        (&slices[..4], &slices[..4], "no whole series, and the association is open"),
         (&slices[..1], &slices[..1], "a request for each image"),
     ];
     for (here, asked, why) in cases {
@@ -369,6 +369,15 @@ fn a_commitment_request_for_all_that_is_here_completes_the_study() {
         scene.assembly.commitment_requested(&uids(asked));
         assert!(scene.completed().is_err(), "{why}");
     }
+    let mut few = Scene::new();
+    few.arrive(&slices[..1], Some(A));
+    few.end(A, true);
+    few.assembly.commitment_requested(&uids(&slices[..1]));
+    assert!(few.completed().is_err(), "an association and a request for each image");
+    few.arrive(&slices[1..4], Some(B));
+    few.end(B, false);
+    few.assembly.commitment_requested(&uids(&slices[..4]));
+    assert_eq!(few.completed(), Ok(Completed::StorageCommitment), "the gate will say that they are too few");
     // Another study's request.
     let mut scene = Scene::new();
     scene.arrive(&slices, Some(A));

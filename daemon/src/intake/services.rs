@@ -238,3 +238,7 @@ fn well_known(instance: Option<&str>) -> Result<(), Refusal> {
         Err(Refusal::UnknownInstance)
     }
 }
+
+#[cfg(test)]
+#[path = "services_tests.rs"]
+mod tests;
