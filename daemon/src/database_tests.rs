@@ -246,7 +246,7 @@ fn results_that_have_an_end_everywhere_are_emptied() {
     assert_eq!(database.empty_results(1000).unwrap(), 0, "an operator is still to decide");
     assert_eq!(database.retry(&Selection::Parked, 20).unwrap(), 1);
     assert_eq!(database.payload(console).unwrap().unwrap(), [1, 2, 3]);
-    assert!(database.drop_row(console).unwrap());
+    assert_eq!(database.drop_rows(&Selection::Row(console)).unwrap(), 1);
     assert_eq!(database.empty_results(10).unwrap(), 0, "not before its time");
     assert_eq!(database.empty_results(11).unwrap(), 1);
     assert_eq!(database.empty_results(11).unwrap(), 0);
@@ -287,9 +287,9 @@ fn what_an_operator_may_do() {
     assert_eq!(operator.retry(&Selection::Row(a), 600).unwrap(), 1);
     assert_eq!(due(&database, "pacs", 600), ["1.3", "1.4"]);
     assert_eq!(database.due("pacs", 600, 1).unwrap()[0].history().refusals, 0, "a clean record");
-    assert!(operator.drop_row(b).unwrap());
+    assert_eq!(operator.drop_rows(&Selection::Row(b)).unwrap(), 1);
     assert!(database.payload(b).unwrap().is_none(), "not even when it is in a batch already");
-    assert!(!operator.drop_row(b).unwrap());
+    assert_eq!(operator.drop_rows(&Selection::Row(b)).unwrap(), 0);
     // A failure of the attempt that was under way does not bring it back.
     database.failed(b, &refused(), Fate::Again { pause_ms: 1 }, 700).unwrap();
     assert_eq!(due(&database, "pacs", 701), ["1.3"]);

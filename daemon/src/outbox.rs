@@ -62,7 +62,8 @@ pub fn deliver(
     delivered: &dyn Fn(Delivered),
 ) -> anyhow::Result<()> {
     let line = Line::new(destination, sender)?;
-    let mut courier = Courier { database, destination, line: &line, wake, delivered, failures: 0 };
+    let mut courier =
+        Courier { database, destination, line: &line, wake, delivered, clock: &now_ms, failures: 0 };
     courier.greet()?;
     while courier.round()? {
         let next = database.next_due_ms(destination.name())?;
@@ -150,6 +151,8 @@ struct Courier<'a> {
     line: &'a Line,
     wake: &'a Receiver<()>,
     delivered: &'a dyn Fn(Delivered),
+    /// The time, in milliseconds since 1970.
+    clock: &'a dyn Fn() -> i64,
     /// Connections in a row that failed without an answer, or were answered with no room.
     failures: u32,
 }
@@ -162,7 +165,7 @@ impl Courier<'_> {
     /// Says what is left from before the start.
     fn greet(&self) -> Result<(), DatabaseError> {
         if !self.asks_for_commitment() {
-            let settled = self.database.settle_stored(self.name(), now_ms())?;
+            let settled = self.database.settle_stored(self.name(), (self.clock)())?;
             if settled > 0 {
                 info!(
                     "{}: {settled} results count as delivered: no commitment is asked for any more",
@@ -192,7 +195,7 @@ impl Courier<'_> {
             if self.is_stopping() {
                 return Ok(false);
             }
-            let due = self.database.due(self.name(), now_ms(), BATCH_MAX)?;
+            let due = self.database.due(self.name(), (self.clock)(), BATCH_MAX)?;
             if due.is_empty() {
                 break;
             }
@@ -254,7 +257,7 @@ impl Courier<'_> {
     fn put_off_all(&mut self, failure: &Failure) -> Result<(), DatabaseError> {
         let pause_ms = policy::backoff_ms(self.failures, self.name());
         self.failures = self.failures.saturating_add(1);
-        let now_ms = now_ms();
+        let now_ms = (self.clock)();
         self.database.unreachable(self.name(), now_ms + pause_ms, &failure.to_string(), now_ms)?;
         let counts = self.database.counts(self.name())?;
         warn!("{}: {failure}; again in {:.0} s; {}", self.name(), pause_ms as f64 / 1e3, words(counts));
@@ -262,7 +265,7 @@ impl Courier<'_> {
     }
 
     fn accepted(&self, delivery: &Delivery) -> Result<(), DatabaseError> {
-        self.database.accepted(delivery.id, self.asks_for_commitment(), now_ms())?;
+        self.database.accepted(delivery.id, self.asks_for_commitment(), (self.clock)())?;
         let Delivery { kind, study_uid, sop_instance_uid, .. } = delivery;
         info!("{kind} {sop_instance_uid} of study {study_uid} accepted by {}", self.name());
         (self.delivered)(Delivered { destination: self.name().to_owned(), study_uid: study_uid.clone() });
@@ -272,7 +275,7 @@ impl Courier<'_> {
     fn failed(&self, delivery: &Delivery, failure: &Failure) -> Result<(), DatabaseError> {
         let Delivery { id, kind, study_uid, sop_instance_uid, .. } = delivery;
         let fate = policy::fate(failure, delivery.history(), sop_instance_uid);
-        self.database.failed(*id, failure, fate, now_ms())?;
+        self.database.failed(*id, failure, fate, (self.clock)())?;
         let what = format!("{kind} {sop_instance_uid} of study {study_uid} to {}: {failure}", self.name());
         match fate {
             Fate::Again { pause_ms } => warn!("{what}; again in {:.0} s", pause_ms as f64 / 1e3),
@@ -287,7 +290,7 @@ impl Courier<'_> {
     /// Asks the destination to commit to keep what it has accepted.
     fn ask_for_commitment(&mut self) -> Result<(), DatabaseError> {
         let Line::Dicom { peer, .. } = self.line else { return Ok(()) };
-        let rows = self.database.uncommitted(self.name(), now_ms(), BATCH_MAX)?;
+        let rows = self.database.uncommitted(self.name(), (self.clock)(), BATCH_MAX)?;
         let (unanswered, rows): (Vec<Uncommitted>, Vec<_>) = rows.into_iter().partition(|row| row.unanswered);
         for row in unanswered {
             let reason =
@@ -302,7 +305,7 @@ impl Courier<'_> {
                 Ok(association) => association,
                 Err(failure) => return self.put_off_all(&failure),
             };
-        let now_ms = now_ms();
+        let now_ms = (self.clock)();
         let transaction = transaction_uid(peer, &rows, now_ms);
         let ids: Vec<i64> = rows.iter().map(|row| row.delivery.id).collect();
         self.database.asking(&ids, &transaction, now_ms)?;
@@ -338,3 +341,6 @@ fn words(counts: Counts) -> String {
     let Counts { waiting, stored, parked } = counts;
     format!("{waiting} waiting, {stored} stored and not yet committed, {parked} parked")
 }
+
+#[cfg(test)]
+mod tests;

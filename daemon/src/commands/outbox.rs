@@ -12,8 +12,8 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 pub struct Args {
     /// The daemon's configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     action: Action,
 }
@@ -29,23 +29,20 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Try again now, with a clean record: parked, waiting or dropped rows.
-    Retry(Retry),
-    /// Give rows up for good. A dropped row can be retried as long as its bytes are kept.
-    Drop {
-        /// Numbers of rows, as `list` shows them.
-        #[arg(required = true, value_name = "ID")]
-        ids: Vec<i64>,
-    },
+    /// Try again now, with a clean record: parked, waiting or, by number, dropped rows.
+    Retry(Which),
+    /// Give rows up for good. By number, a dropped row can be retried as long as its bytes are kept.
+    Drop(Which),
 }
 
+/// Which rows.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct Retry {
+struct Which {
     /// Numbers of rows, as `list` shows them.
     #[arg(value_name = "ID")]
     ids: Vec<i64>,
-    /// All that waits or is parked for this destination.
+    /// All of this destination that is not delivered.
     #[arg(long, value_name = "NAME")]
     destination: Option<String>,
     /// All that is parked.
@@ -55,21 +52,25 @@ struct Retry {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config)?;
+    let file = args.config.as_deref().context("--config FILE is missing: the daemon's configuration")?;
+    let config = Config::load(file)?;
     let path = config.storage.dir.join("triaged.db");
     if !path.exists() {
         bail!(
             "there is no {}: the daemon has not run with {} yet, or as another user",
             path.display(),
-            args.config.display()
+            file.display()
         );
     }
     let database = Database::open_beside_the_daemon(&path)
         .with_context(|| format!("{}; run this as the daemon's user", path.display()))?;
     match &args.action {
         Action::List { all, json } => list(&database, &config, *all, *json),
-        Action::Retry(what) => retry(&database, &config, what),
-        Action::Drop { ids } => drop_rows(&database, ids),
+        Action::Retry(which) => {
+            let now_ms = now_ms();
+            act(&database, which, "sent now", |rows| Ok(database.retry(rows, now_ms)?))
+        }
+        Action::Drop(which) => act(&database, which, "dropped", |rows| Ok(database.drop_rows(rows)?)),
     }
 }
 
@@ -125,66 +126,47 @@ fn unknown<'a>(entries: &'a [Entry], config: &Config) -> Vec<&'a str> {
     names
 }
 
-fn retry(database: &Database, config: &Config, what: &Retry) -> anyhow::Result<ExitCode> {
-    let now_ms = now_ms();
-    if let Some(name) = &what.destination {
-        if config.destinations.iter().all(|d| d.name() != name) {
-            let names: Vec<&str> = config.destinations.iter().map(|d| d.name()).collect();
-            bail!("there is no [[destination]] {name:?}; there is {}", names.join(", "));
-        }
-        let made_due = database.retry(&Selection::Destination(name.clone()), now_ms)?;
-        println!("{made_due} results are sent to {name} now");
-        return Ok(ExitCode::SUCCESS);
-    }
-    if what.all_parked {
-        let made_due = database.retry(&Selection::Parked, now_ms)?;
-        println!("{made_due} parked results are sent now");
-        return Ok(ExitCode::SUCCESS);
-    }
-    each(&what.ids, "sent now", |id| {
-        if database.retry(&Selection::Row(id), now_ms)? > 0 {
-            return Ok(None);
-        }
-        Ok(Some(match database.row_state(id)? {
-            None => "is no row of the outbox; see `list --all`".to_owned(),
-            Some((_, false)) => "has no bytes any more: storage.keep_days is over".to_owned(),
-            Some((state, _)) if state == "stored" => {
-                "is accepted, and its storage commitment awaited; it is sent again if that fails".to_owned()
-            }
-            Some((state, _)) => format!("is {state} already"),
-        }))
-    })
-}
-
-fn drop_rows(database: &Database, ids: &[i64]) -> anyhow::Result<ExitCode> {
-    each(ids, "dropped", |id| {
-        if database.drop_row(id)? {
-            return Ok(None);
-        }
-        Ok(Some(match database.row_state(id)? {
-            None => "is no row of the outbox; see `list --all`".to_owned(),
-            Some((state, _)) => format!("is {state} already"),
-        }))
-    })
-}
-
-/// Does something to each row, and says what became of it; `act` returns why it could not.
-fn each(
-    ids: &[i64],
+/// Does something to rows, and says what became of them; `done` is what they are then.
+fn act(
+    database: &Database,
+    which: &Which,
     done: &str,
-    act: impl Fn(i64) -> anyhow::Result<Option<String>>,
+    change: impl Fn(&Selection) -> anyhow::Result<usize>,
 ) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &which.destination {
+        let changed = change(&Selection::Destination(name.clone()))?;
+        if changed == 0 && database.entries(true)?.iter().all(|e| e.destination != *name) {
+            bail!("the outbox has nothing for {name:?}; see the destinations in `list --all`");
+        }
+        println!("{changed} results of {name} are {done}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if which.all_parked {
+        println!("{} parked results are {done}", change(&Selection::Parked)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut code = ExitCode::SUCCESS;
-    for &id in ids {
-        match act(id)? {
-            None => println!("{id} {done}"),
-            Some(why) => {
-                eprintln!("{id} {why}");
-                code = ExitCode::FAILURE;
-            }
+    for &id in &which.ids {
+        if change(&Selection::Row(id))? > 0 {
+            println!("{id} is {done}");
+        } else {
+            eprintln!("{id} {}", why_not(database, id)?);
+            code = ExitCode::FAILURE;
         }
     }
     Ok(code)
+}
+
+/// Why a row was not changed.
+fn why_not(database: &Database, id: i64) -> anyhow::Result<String> {
+    Ok(match database.row_state(id)? {
+        None => "is no row of the outbox; see `list --all`".to_owned(),
+        Some((_, false)) => "has no bytes any more: storage.keep_days is over".to_owned(),
+        Some((state, _)) if state == "stored" => {
+            "is accepted, and its storage commitment awaited; it is sent again if that fails".to_owned()
+        }
+        Some((state, _)) => format!("is {state} already"),
+    })
 }
 
 /// A span of time in one unit; what is over is `now`.
@@ -224,6 +206,7 @@ mod tests {
             "retry --destination pacs",
             "retry --all-parked",
             "drop 3",
+            "drop --destination pacs --config other.toml",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

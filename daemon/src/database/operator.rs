@@ -40,10 +40,21 @@ pub struct Entry {
 pub enum Selection {
     /// This one.
     Row(i64),
-    /// What waits or is parked for a destination.
+    /// All of a destination that has no end yet.
     Destination(String),
     /// What is parked, for all destinations.
     Parked,
+}
+
+impl Selection {
+    /// The row's number, or the destination's name; neither: what is parked.
+    fn parts(&self) -> (Option<i64>, Option<&str>) {
+        match self {
+            Self::Row(id) => (Some(*id), None),
+            Self::Destination(name) => (None, Some(name)),
+            Self::Parked => (None, None),
+        }
+    }
 }
 
 impl Database {
@@ -80,11 +91,7 @@ impl Database {
 
     /// Makes rows due now, with a clean record; how many. Not what is delivered, nor what is no longer kept.
     pub fn retry(&self, selection: &Selection, now_ms: i64) -> Result<usize, DatabaseError> {
-        let (id, destination) = match selection {
-            Selection::Row(id) => (Some(*id), None),
-            Selection::Destination(name) => (None, Some(name)),
-            Selection::Parked => (None, None),
-        };
+        let (id, destination) = selection.parts();
         Ok(self.lock().execute(
             "UPDATE outbox SET state = 'waiting', refusals = 0, broken = 0, suspect = 0, next_attempt_ms = ?3,
                  parked_ms = NULL
@@ -96,14 +103,16 @@ impl Database {
         )?)
     }
 
-    /// Gives a row up for good, unless it is delivered; whether it was there to be given up.
-    pub fn drop_row(&self, id: i64) -> Result<bool, DatabaseError> {
-        let changed = self.lock().execute(
+    /// Gives rows up for good, unless they are delivered; how many.
+    pub fn drop_rows(&self, selection: &Selection) -> Result<usize, DatabaseError> {
+        let (id, destination) = selection.parts();
+        Ok(self.lock().execute(
             "UPDATE outbox SET state = 'dropped', transaction_uid = NULL
-             WHERE id = ?1 AND state IN ('waiting', 'stored', 'parked')",
-            [id],
-        )?;
-        Ok(changed == 1)
+             WHERE CASE WHEN ?1 IS NOT NULL THEN id = ?1 AND state IN ('waiting', 'stored', 'parked')
+                        WHEN ?2 IS NOT NULL THEN destination = ?2 AND state IN ('waiting', 'stored', 'parked')
+                        ELSE state = 'parked' END",
+            params![id, destination],
+        )?)
     }
 
     /// The state of a row, and whether its bytes are still kept.

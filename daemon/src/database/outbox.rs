@@ -111,8 +111,8 @@ impl Database {
 
     /// Marks a delivery as accepted by its destination; with `commit`, its commitment is still awaited.
     ///
-    /// The destination is alive: what else waits for it is due now, but for what failed by its own fault, and what broke
-    /// a connection did so while others get through.
+    /// The destination is alive: what else waits for it is due now, but for what it refused. What broke a connection did
+    /// so while others get through; it soon shows whether that was chance.
     pub fn accepted(&self, id: i64, commit: bool, now_ms: i64) -> Result<(), DatabaseError> {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
@@ -126,7 +126,7 @@ impl Database {
         )?;
         transaction.execute(
             "UPDATE outbox SET next_attempt_ms = ?2
-             WHERE destination = ?1 AND state = 'waiting' AND next_attempt_ms > ?2 AND refusals = 0 AND broken = 0",
+             WHERE destination = ?1 AND state = 'waiting' AND next_attempt_ms > ?2 AND refusals = 0",
             params![destination, now_ms],
         )?;
         transaction.execute(

@@ -1,0 +1,479 @@
+//! One destination's thread against peers that misbehave: nothing is lost, nothing goes out under another UID or with
+//! other bytes.
+use super::*;
+use crate::config::{DicomDestination, Hl7Destination, UpsDestination};
+use crate::database::{Deliverable, Entry, Kind, ResultRow, Selection};
+use dimse::Status;
+use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, Message, NAnswer, accept};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use study::{NotEvaluated, Outcome, StudyUid, Verdict};
+
+const SECONDARY_CAPTURE: &str = "1.2.840.10008.5.1.4.1.1.7";
+const UPS_PUSH: &str = "1.2.840.10008.5.1.4.34.6.1";
+
+/// What a peer does on one connection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Does {
+    /// What it should.
+    Good,
+    /// As [`Does::Good`], in Implicit VR only.
+    Implicit,
+    /// Accepts the association and no presentation context.
+    NoContext,
+    /// Answers this status to every result.
+    Says(Status),
+    /// Takes the first result, then writes what is no PDU.
+    Garbage,
+    /// Takes the first result, and closes the connection without a response.
+    Drops,
+    /// Takes the first result, and aborts.
+    Aborts,
+    /// Takes the first result, and says nothing more.
+    Hangs,
+    /// Aborts at this result, takes the others.
+    Poisoned(&'static str),
+    /// Closes the connection before the association.
+    Closes,
+}
+
+/// What a peer was given: UID and data set, whether it answered or not.
+type Given = (String, Vec<u8>);
+
+/// A peer that does one thing after the other, a connection each, and then the last one again and again.
+fn peer(does: &[Does]) -> (String, mpsc::Receiver<Given>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (given, received) = mpsc::channel();
+    let does = does.to_vec();
+    std::thread::spawn(move || {
+        for n in 0.. {
+            let Ok((stream, _)) = listener.accept() else { return };
+            // Its association's end is ours to judge.
+            let _ = serve(stream, does[n.min(does.len() - 1)], &given);
+        }
+    });
+    (address, received)
+}
+
+fn serve(stream: TcpStream, does: Does, given: &mpsc::Sender<Given>) -> Result<(), dimse::AssociationError> {
+    const EXPLICIT: &[&str] = &[uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN];
+    const IMPLICIT: &[&str] = &[uids::IMPLICIT_VR_LITTLE_ENDIAN];
+    if does == Does::Closes {
+        return Ok(());
+    }
+    let mut raw = stream.try_clone().unwrap();
+    let syntaxes = if does == Does::Implicit { IMPLICIT } else { EXPLICIT };
+    let mut contexts = vec![
+        (SECONDARY_CAPTURE, syntaxes),
+        (UPS_PUSH, syntaxes),
+        (uids::STORAGE_COMMITMENT_PUSH_MODEL, syntaxes),
+    ];
+    if does == Does::NoContext {
+        contexts = vec![(uids::VERIFICATION, syntaxes)];
+    }
+    let mut association = accept(stream, &AcceptorConfig::default(), &contexts, |_| Ok(()))?;
+    while let Some(message) = association.next()? {
+        let mut bytes = Vec::new();
+        let uid = match &message {
+            Message::Store(store) => store.sop_instance_uid.clone(),
+            Message::Normalized(request) => request.sop_instance_uid.clone().unwrap(),
+            Message::Echo(_) => continue,
+        };
+        let poison = matches!(does, Does::Poisoned(poison) if poison == uid);
+        let _ = association.read_data_set(&mut bytes, 1 << 20)?;
+        given.send((uid, bytes)).unwrap();
+        match does {
+            Does::Says(status) => respond(&mut association, &message, status)?,
+            Does::Garbage => {
+                raw.write_all(&[0x5a; 64]).unwrap();
+                return Ok(());
+            }
+            Does::Drops => return Ok(()),
+            Does::Aborts => {
+                association.abort();
+                return Ok(());
+            }
+            Does::Hangs => {
+                std::thread::sleep(Duration::from_millis(400));
+                return Ok(());
+            }
+            _ if poison => {
+                association.abort();
+                return Ok(());
+            }
+            _ => respond(&mut association, &message, Status::SUCCESS)?,
+        }
+    }
+    Ok(())
+}
+
+fn respond(
+    association: &mut AcceptedAssociation,
+    message: &Message,
+    status: Status,
+) -> Result<(), dimse::AssociationError> {
+    match message {
+        Message::Echo(echo) => association.respond_echo(echo, status),
+        Message::Store(store) => association.respond_store(store, status, None),
+        Message::Normalized(request) => association.respond_normalized(request, status, NAnswer::default()),
+    }
+}
+
+/// A destination with results that wait, and a clock of its own.
+struct Scene {
+    _dir: tempfile::TempDir,
+    database: Database,
+    destination: Destination,
+    line: Line,
+    clock: Cell<i64>,
+    studies: Cell<u32>,
+    failures: Cell<u32>,
+}
+
+impl Scene {
+    fn new(destination: Destination) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(&dir.path().join("db")).unwrap();
+        let sender = Sender { calling: "TRIAGED".parse().unwrap(), tls: None };
+        let mut line = Line::new(&destination, &sender).unwrap();
+        if let Line::Dicom { peer, .. } = &mut line {
+            peer.config.response_timeout = Duration::from_millis(200);
+        }
+        let (clock, studies, failures) = (Cell::new(1_000_000), Cell::new(0), Cell::new(0));
+        Self { _dir: dir, database, destination, line, clock, studies, failures }
+    }
+
+    fn dicom(address: &str, storage_commitment: bool) -> Self {
+        Self::new(Destination::Dicom(DicomDestination {
+            name: "pacs".into(),
+            ae_title: "PACS".into(),
+            address: address.into(),
+            tls: false,
+            results: Vec::new(),
+            storage_commitment,
+        }))
+    }
+
+    /// Another study with a result.
+    fn add(&self, kind: Kind, class: &str, uid: &str) {
+        self.studies.set(self.studies.get() + 1);
+        let study = StudyUid::new(&format!("1.2.{}", self.studies.get())).unwrap();
+        let key = self.database.receive(&study, 1).unwrap();
+        let reception = self.database.evaluate(key).unwrap();
+        let verdict = Verdict::NotEvaluated(NotEvaluated::NoCt);
+        let outcome = Outcome { study_uid: study, series_uid: None, verdict, timings_ms: Default::default() };
+        let row = ResultRow {
+            kind,
+            sop_class_uid: class.into(),
+            sop_instance_uid: uid.into(),
+            transfer_syntax_uid: uids::EXPLICIT_VR_LITTLE_ENDIAN.into(),
+            data_set: data_set(uid),
+        };
+        let deliverable = Deliverable { row, destinations: vec![self.destination.name().to_owned()] };
+        self.database.finish(reception, 1, &outcome, &[deliverable], self.clock.get()).unwrap();
+    }
+
+    fn picture(&self, uid: &str) {
+        self.add(Kind::Picture, SECONDARY_CAPTURE, uid);
+    }
+
+    /// What the thread does until it sleeps.
+    fn round(&self) {
+        let (_wake, woken) = mpsc::channel();
+        let mut courier = Courier {
+            database: &self.database,
+            destination: &self.destination,
+            line: &self.line,
+            wake: &woken,
+            delivered: &|_| {},
+            clock: &|| self.clock.get(),
+            failures: self.failures.get(),
+        };
+        assert!(courier.round().unwrap());
+        self.failures.set(courier.failures);
+    }
+
+    /// Later than every pause.
+    fn later(&self) {
+        self.clock.set(self.clock.get() + crate::limits::DELIVERY_PAUSE_MAX_MS * 3 / 2);
+    }
+
+    fn rows(&self) -> Vec<Entry> {
+        self.database.entries(true).unwrap()
+    }
+
+    fn states(&self) -> Vec<String> {
+        self.rows().into_iter().map(|row| row.state).collect()
+    }
+}
+
+/// A data set with its own UID in it.
+fn data_set(uid: &str) -> Vec<u8> {
+    let mut value = uid.to_owned().into_bytes();
+    if value.len() % 2 == 1 {
+        value.push(0);
+    }
+    [b"\x08\0\x18\0UI".as_slice(), &(value.len() as u16).to_le_bytes(), &value].concat()
+}
+
+/// All that a peer was given has the bytes that its UID stands for.
+fn assert_unchanged(given: &[Given]) {
+    for (uid, bytes) in given {
+        assert_eq!(*bytes, data_set(uid), "{uid}");
+    }
+}
+
+#[test]
+fn a_peer_that_misbehaves_for_a_while_gets_everything_in_the_end() {
+    use Does::{Aborts, Closes, Drops, Garbage, Good, Hangs, NoContext, Says};
+    // What it does, and how many rounds of it the results survive.
+    let cases: &[(&[Does], usize)] = &[
+        (&[Good], 1),
+        (&[Closes, Closes, Good], 3),
+        (&[Garbage, Garbage, Garbage, Good], 4),
+        (&[Drops, Good], 2),
+        (&[Drops, Drops, Drops, Good], 4),
+        (&[Aborts, Good], 2),
+        (&[Hangs, Good], 2),
+        (&[Says(Status::OUT_OF_RESOURCES), Says(Status::OUT_OF_RESOURCES), Good], 3),
+        (&[Says(Status(0xC000)), Says(Status(0xC000)), Good], 3),
+        (&[NoContext, NoContext, Good], 3),
+    ];
+    for (does, rounds) in cases {
+        let (address, received) = peer(does);
+        let scene = Scene::dicom(&address, false);
+        let uids = ["1.9.1", "1.9.2", "1.9.3"];
+        for uid in uids {
+            scene.picture(uid);
+        }
+        for _ in 0..*rounds {
+            scene.round();
+            scene.later();
+        }
+        assert_eq!(scene.states(), ["delivered"; 3], "{does:?}: {:?}", scene.rows());
+        let given: Vec<Given> = received.try_iter().collect();
+        assert_unchanged(&given);
+        for uid in uids {
+            assert!(given.iter().any(|(g, _)| g == uid), "{does:?}: {uid} was lost");
+        }
+        scene.round();
+        assert!(received.try_recv().is_err(), "{does:?}: delivered, and sent again");
+    }
+}
+
+#[test]
+fn what_is_refused_for_good_is_parked_and_can_be_retried() {
+    for (does, refusals) in [(Does::Says(Status(0xC000)), 5), (Does::NoContext, 3)] {
+        let (address, _received) = peer(&[does]);
+        let scene = Scene::dicom(&address, false);
+        scene.picture("1.9.1");
+        for n in 0..refusals {
+            assert_eq!(scene.states(), ["waiting"], "{does:?} {n}");
+            scene.round();
+            scene.later();
+        }
+        assert_eq!(scene.states(), ["parked"], "{does:?}");
+        let row = scene.rows().remove(0);
+        assert_eq!(row.attempts, refusals);
+        assert!(row.last_error.unwrap().starts_with("refused: "));
+        scene.round();
+        assert_eq!(scene.rows()[0].attempts, refusals, "not tried any more");
+        assert_eq!(scene.database.retry(&Selection::Parked, scene.clock.get()).unwrap(), 1);
+        scene.round();
+        assert_eq!((scene.states().remove(0).as_str(), scene.rows()[0].attempts), ("waiting", refusals + 1));
+    }
+}
+
+#[test]
+fn one_poison_result_delays_no_other_and_is_parked() {
+    let (address, received) = peer(&[Does::Poisoned("1.9.0")]);
+    let scene = Scene::dicom(&address, false);
+    scene.picture("1.9.0");
+    scene.picture("1.9.1");
+    let mut rounds = 0;
+    while scene.rows()[0].state == "waiting" {
+        scene.round();
+        let others = scene.rows().into_iter().skip(1);
+        assert!(others.map(|row| row.state).all(|state| state == "delivered"), "{:?}", scene.rows());
+        rounds += 1;
+        assert!(rounds < 20, "never parked: {:?}", scene.rows()[0]);
+        scene.picture(&format!("1.8.{rounds}"));
+    }
+    assert_eq!(scene.rows()[0].state, "parked");
+    let given: Vec<Given> = received.try_iter().collect();
+    assert_unchanged(&given);
+    assert!(given.iter().filter(|(uid, _)| uid == "1.9.0").count() >= 8);
+}
+
+#[test]
+fn a_peer_that_hangs_for_everybody_parks_nothing_and_costs_two_connections_a_round() {
+    let (address, received) = peer(&[Does::Drops]);
+    let scene = Scene::dicom(&address, false);
+    for n in 0..20 {
+        scene.picture(&format!("1.9.{n}"));
+    }
+    for _ in 0..40 {
+        scene.round();
+        scene.later();
+    }
+    assert_eq!(scene.states(), ["waiting"; 20]);
+    assert!(received.try_iter().count() <= 2 + 40);
+}
+
+#[test]
+fn a_peer_that_is_away_costs_one_connection_a_round() {
+    let (address, _received) = peer(&[Does::Closes]);
+    let scene = Scene::dicom(&address, false);
+    for n in 0..50 {
+        scene.picture(&format!("1.9.{n}"));
+    }
+    for n in 1..=5 {
+        scene.round();
+        assert!(scene.rows().iter().all(|row| row.attempts == n), "{:?}", scene.rows()[0]);
+        scene.later();
+    }
+    assert_eq!(scene.failures.get(), 5, "one connection each");
+}
+
+#[test]
+fn implicit_vr_is_written_for_who_takes_nothing_else() {
+    let (address, received) = peer(&[Does::Implicit]);
+    let scene = Scene::dicom(&address, false);
+    scene.picture("1.9.1");
+    scene.round();
+    assert_eq!(scene.states(), ["delivered"]);
+    assert_eq!(received.recv().unwrap().1, b"\x08\0\x18\0\x06\0\0\x001.9.1\0");
+}
+
+#[test]
+fn a_worklist_item_that_is_there_already_has_arrived() {
+    let (address, received) = peer(&[Does::Drops, Does::Says(Status::DUPLICATE_SOP_INSTANCE)]);
+    let scene = Scene::new(Destination::Ups(UpsDestination {
+        name: "worklist".into(),
+        ae_title: "WORKLIST".into(),
+        address,
+        tls: false,
+    }));
+    scene.add(Kind::Ups, UPS_PUSH, "1.9.1");
+    scene.round();
+    assert_eq!(scene.states(), ["waiting"]);
+    scene.later();
+    scene.round();
+    assert_eq!(scene.states(), ["delivered"]);
+    assert_unchanged(&received.try_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn commitment_is_asked_for_and_ends_the_delivery() {
+    let (address, received) = peer(&[Does::Good]);
+    let scene = Scene::dicom(&address, true);
+    scene.picture("1.9.1");
+    scene.picture("1.9.2");
+    scene.round();
+    assert_eq!(scene.states(), ["stored"; 2]);
+    let (uid, request) = received.try_iter().last().unwrap();
+    assert_eq!(uid, uids::STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE);
+    let length = usize::from(request[6]);
+    let transaction = std::str::from_utf8(&request[8..8 + length]).unwrap().trim_end_matches('\0').to_owned();
+    scene.round();
+    assert_eq!(received.try_iter().count(), 0, "asked once");
+    let (kept, lost) = (["1.9.1".to_owned()], [("1.9.2".to_owned(), 0x0112)]);
+    let to = scene.database.committed(&transaction, &kept, &lost, scene.clock.get()).unwrap();
+    assert_eq!(to.as_deref(), Some("pacs"));
+    assert_eq!(scene.states(), ["delivered", "waiting"]);
+    scene.later();
+    scene.round();
+    assert_eq!(scene.states(), ["delivered", "stored"], "sent again, and asked for again");
+    let again: Vec<String> = received.try_iter().map(|(uid, _)| uid).collect();
+    assert_eq!(again, ["1.9.2", uids::STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE]);
+}
+
+#[test]
+fn a_commitment_that_never_comes_is_asked_for_again_and_then_parked() {
+    let (address, received) = peer(&[Does::Good]);
+    let scene = Scene::dicom(&address, true);
+    scene.picture("1.9.1");
+    let mut transactions = Vec::new();
+    for _ in 0..policy::REFUSALS_MAX {
+        scene.round();
+        assert_eq!(scene.states(), ["stored"]);
+        transactions.push(received.try_iter().last().unwrap().1);
+        scene.clock.set(scene.clock.get() + crate::limits::COMMITMENT_WAIT_MS);
+        scene.round();
+        scene.later();
+    }
+    assert_eq!(scene.states(), ["parked"]);
+    transactions.dedup();
+    assert_eq!(transactions.len(), 5, "a transaction of its own each time");
+}
+
+#[test]
+fn who_does_not_commit_is_shown() {
+    let (address, _received) = peer(&[Does::Good, Does::NoContext]);
+    let scene = Scene::dicom(&address, true);
+    scene.picture("1.9.1");
+    for _ in 0..policy::PERMANENT_REFUSALS_MAX {
+        scene.round();
+        scene.later();
+    }
+    assert_eq!(scene.states(), ["parked"]);
+    assert!(scene.rows()[0].last_error.as_ref().unwrap().contains("storage commitment"));
+    // A destination that is not asked any more has what it accepted.
+    scene.database.retry(&Selection::Parked, scene.clock.get()).unwrap();
+}
+
+#[test]
+fn a_message_is_delivered_when_it_is_acknowledged() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // It accepts the application's error first, then falls silent at once, then acknowledges.
+    let receiver = std::thread::spawn(move || {
+        let mut messages = Vec::new();
+        for answer in [Some("AE"), None, Some("AA")] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut message = Vec::new();
+            let mut byte = [0];
+            while !message.ends_with(b"\x1c\r") && stream.read(&mut byte).unwrap() == 1 {
+                message.push(byte[0]);
+            }
+            messages.push(message);
+            if let Some(code) = answer {
+                let ack = format!("\x0bMSH|^~\\&|RIS||||1||ACK|1|P|2.5.1\rMSA|{code}|CONTROL1\r\x1c\r");
+                stream.write_all(ack.as_bytes()).unwrap();
+            }
+        }
+        messages
+    });
+    let scene = Scene::new(Destination::Hl7(Hl7Destination {
+        name: "ris".into(),
+        address,
+        tls: false,
+        sending_facility: String::new(),
+        receiving_application: String::new(),
+        receiving_facility: String::new(),
+        character_set: Default::default(),
+    }));
+    scene.add(Kind::Hl7, "", "CONTROL1");
+    for want in ["waiting", "waiting", "delivered"] {
+        scene.round();
+        assert_eq!(scene.states(), [want], "{:?}", scene.rows());
+        scene.later();
+    }
+    let messages = receiver.join().unwrap();
+    assert!(messages.iter().all(|m| *m == messages[0]), "the same bytes at every attempt");
+}
+
+#[test]
+fn the_thread_ends_when_the_appliance_stops() {
+    let (address, _received) = peer(&[Does::Good]);
+    let scene = Scene::dicom(&address, false);
+    let (wake, woken) = mpsc::channel();
+    drop(wake);
+    let sender = Sender { calling: "TRIAGED".parse().unwrap(), tls: None };
+    scene.picture("1.9.1");
+    deliver(&scene.database, &scene.destination, &sender, &woken, &|_| {}).unwrap();
+    assert_eq!(scene.states(), ["waiting"], "it was stopped before it began");
+}
