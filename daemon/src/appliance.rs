@@ -16,7 +16,7 @@ use crate::intake::assembler::{Completed, QuietTimes};
 use crate::intake::spool::Spool;
 use crate::intake::{Intake, now_ms};
 use crate::janitor::{self, Janitor};
-use crate::outbox::{self, Delivered};
+use crate::outbox;
 use crate::pipeline::{Finished, Pipeline, Progress};
 use crate::queue::Queue;
 use crate::worklist::Urgencies;
@@ -44,10 +44,12 @@ pub enum Notice {
     Complete(StudyUid, Completed, usize),
     /// The evaluation goes on.
     Progress(Progress),
-    /// A study has an outcome.
-    Outcome(Box<Outcome>),
-    /// A result was accepted.
-    Delivered(Delivered),
+    /// The evaluation has its answer; the results are made now.
+    Verdict,
+    /// A study has an outcome, and so many results are on their way: each to each of its destinations.
+    Outcome(Box<Outcome>, usize),
+    /// The destination of this name accepted a result.
+    Delivered(String),
 }
 
 /// A complete study on its way to the evaluator.
@@ -305,6 +307,7 @@ impl Evaluator {
                     .send(Notice::Progress(progress));
             })
         };
+        self.tell(Notice::Verdict);
         let revision = self.database.next_revision(job.reception.key)?;
         let mut deliverables = report::deliverables(&finished, &job.instances, revision, &self.config);
         if matches!(finished.outcome.verdict, Verdict::NotEvaluated(_))
@@ -327,7 +330,8 @@ impl Evaluator {
             // A closed channel means that the appliance stops; the rows wait in the database.
             let _ = wake.send(());
         }
-        self.tell(Notice::Outcome(Box::new(finished.outcome)));
+        let deliveries = deliverables.iter().map(|d| d.destinations.len()).sum();
+        self.tell(Notice::Outcome(Box::new(finished.outcome), deliveries));
         Ok(())
     }
 

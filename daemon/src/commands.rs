@@ -1,6 +1,7 @@
 //! One module a command; each has `Args` (parsed by clap) and `run`.
 pub mod analyze;
 pub mod bench;
+pub mod conformance;
 pub mod demo;
 pub mod hospital;
 pub mod outbox;

@@ -42,6 +42,8 @@ enum Command {
     Bench(commands::bench::Args),
     /// What is on its way to the destinations: list, retry, drop; works while the daemon runs.
     Outbox(commands::outbox::Args),
+    /// Print the DICOM conformance statement.
+    Conformance(commands::conformance::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
     Phantom(commands::phantom::Args),
 }
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Outbox(args) => commands::outbox::run(&args),
+        Command::Conformance(args) => commands::conformance::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
     };
     match result {

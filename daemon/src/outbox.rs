@@ -31,15 +31,6 @@ const PAUSE_LEAST_MS: i64 = 20;
 /// Results in a row for which a peer has no room, after which the others are not even tried.
 const BUSY_MAX: u32 = 2;
 
-/// A delivery that was accepted.
-#[derive(Debug, Clone)]
-pub struct Delivered {
-    /// Name of the destination.
-    pub destination: String,
-    /// Study of the result.
-    pub study_uid: String,
-}
-
 /// As for DICOM: the receiver may have to write the message to a slow disk.
 const HL7_TIMEOUTS: mllp::Timeouts =
     mllp::Timeouts { connect: Duration::from_secs(10), answer: Duration::from_secs(60) };
@@ -59,7 +50,7 @@ pub fn deliver(
     destination: &Destination,
     sender: &Sender,
     wake: &Receiver<()>,
-    delivered: &dyn Fn(Delivered),
+    delivered: &dyn Fn(String),
 ) -> anyhow::Result<()> {
     let line = Line::new(destination, sender)?;
     let mut courier =
@@ -79,13 +70,13 @@ pub fn deliver(
 
 /// The protocol of a destination, ready to be spoken.
 enum Line {
-    Dicom { peer: dicom::Peer, commitment: bool },
+    Dicom { peer: Box<dicom::Peer>, commitment: bool },
     Hl7 { address: String, tls: Option<Arc<ClientConfig>> },
 }
 
 /// A connection to a destination.
 enum Connection<'a> {
-    Dicom(dicom::Association),
+    Dicom(Box<dicom::Association>),
     /// A connection a message: interface engines expect no more.
     Hl7 {
         address: &'a str,
@@ -96,14 +87,14 @@ enum Connection<'a> {
 impl Line {
     fn new(destination: &Destination, sender: &Sender) -> anyhow::Result<Self> {
         let tls = sender.tls.as_ref().filter(|_| destination.tls());
-        let peer = |ae_title: &str| -> anyhow::Result<dicom::Peer> {
+        let peer = |ae_title: &str| -> anyhow::Result<Box<dicom::Peer>> {
             let tls = tls.map(|config| TlsClient { config: Arc::clone(config), server_name: None });
-            Ok(dicom::Peer {
+            Ok(Box::new(dicom::Peer {
                 address: destination.address().to_owned(),
                 called: ae_title.parse()?,
                 calling: sender.calling.clone(),
                 config: RequestorConfig { tls, ..RequestorConfig::default() },
-            })
+            }))
         };
         Ok(match destination {
             Destination::Dicom(d) => {
@@ -118,7 +109,7 @@ impl Line {
         match self {
             Self::Dicom { peer, .. } => {
                 let classes = due.iter().map(|delivery| delivery.sop_class_uid.as_str());
-                dicom::Association::open(peer, classes).map(Connection::Dicom)
+                dicom::Association::open(peer, classes).map(|a| Connection::Dicom(Box::new(a)))
             }
             Self::Hl7 { address, tls } => Ok(Connection::Hl7 { address, tls: tls.as_ref() }),
         }
@@ -150,7 +141,7 @@ struct Courier<'a> {
     destination: &'a Destination,
     line: &'a Line,
     wake: &'a Receiver<()>,
-    delivered: &'a dyn Fn(Delivered),
+    delivered: &'a dyn Fn(String),
     /// The time, in milliseconds since 1970.
     clock: &'a dyn Fn() -> i64,
     /// Connections in a row that failed without an answer, or were answered with no room.
@@ -268,7 +259,7 @@ impl Courier<'_> {
         self.database.accepted(delivery.id, self.asks_for_commitment(), (self.clock)())?;
         let Delivery { kind, study_uid, sop_instance_uid, .. } = delivery;
         info!("{kind} {sop_instance_uid} of study {study_uid} accepted by {}", self.name());
-        (self.delivered)(Delivered { destination: self.name().to_owned(), study_uid: study_uid.clone() });
+        (self.delivered)(self.name().to_owned());
         Ok(())
     }
 

@@ -6,7 +6,6 @@ use crate::phantom::{self, Phantom, PhantomSpec};
 use crate::pipeline::Progress;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -68,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         })?;
         while stopped.try_recv().is_err() {
             match notices.recv_timeout(Duration::from_millis(200)) {
-                Ok(Notice::Outcome(outcome)) => print_outcome(&outcome, Instant::now()),
+                Ok(Notice::Outcome(outcome, _)) => print_outcome(&outcome, Instant::now()),
                 Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -126,7 +125,7 @@ fn send(dir: &Path, appliance: SocketAddr, report_others: bool) -> anyhow::Resul
     Ok(sent)
 }
 
-/// Waits until every study has its outcome, and every department its first result of each.
+/// Waits until every study has its outcome, and every result was accepted.
 fn watch(
     notices: &Receiver<Notice>,
     received: &Receiver<String>,
@@ -134,9 +133,8 @@ fn watch(
 ) -> anyhow::Result<Vec<Outcome>> {
     let progress = bar(1, "appliance");
     let mut outcomes: Vec<Outcome> = Vec::new();
-    let mut delivered = HashSet::new();
-    let wanted = sent.studies.len() * Department::ALL.len();
-    while outcomes.len() < sent.studies.len() || delivered.len() < wanted {
+    let (mut wanted, mut delivered) = (0, 0);
+    while outcomes.len() < sent.studies.len() || delivered < wanted {
         match notices.recv_timeout(PATIENCE).context("the appliance has said nothing for too long")? {
             Notice::Complete(study, why, instances) => {
                 progress
@@ -152,10 +150,12 @@ fn watch(
                 progress.set_length(of as u64);
                 progress.set_position(done as u64);
             }
-            Notice::Outcome(outcome) => outcomes.push(*outcome),
-            Notice::Delivered(result) => {
-                delivered.insert((result.study_uid, result.destination));
+            Notice::Verdict => progress.set_message("results"),
+            Notice::Outcome(outcome, deliveries) => {
+                wanted += deliveries;
+                outcomes.push(*outcome);
             }
+            Notice::Delivered(_) => delivered += 1,
         }
     }
     progress.finish_and_clear();
