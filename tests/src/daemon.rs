@@ -269,8 +269,12 @@ impl Daemon {
 
     /// The bytes that the outbox sends for a result.
     pub fn result_bytes(&self, uid: &str) -> Vec<u8> {
-        let sql = "SELECT data_set FROM results WHERE sop_instance_uid = ?1";
-        self.database().query_row(sql, [uid], |row| row.get(0)).unwrap()
+        let sql = "SELECT data_set, unpacked_bytes FROM results WHERE sop_instance_uid = ?1";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<usize>>(1)?));
+        match self.database().query_row(sql, [uid], row).unwrap() {
+            (bytes, None) => bytes,
+            (packed, Some(length)) => lz4_flex::decompress(&packed, length).unwrap(),
+        }
     }
 
     /// Transactions of the storage commitment requests whose report is still owed.

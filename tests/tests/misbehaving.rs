@@ -110,10 +110,11 @@ fn an_operator_sorts_out(daemon: &Daemon, peers: &Misbehaving, parked: &[&Case])
         let line = list.lines().find(|line| line.split_whitespace().any(|word| word == *name));
         let line = line.unwrap_or_else(|| panic!("{name} is not in\n{list}"));
         assert!(line.contains("parked"), "{line}");
-        assert!(list.contains(&delivery.uid) || list.contains("2.25.1401"), "{list}");
+        assert!(line.contains("2.25.1401") && line.contains(&delivery.error), "{line}");
     }
     assert!(!list.contains("PHANTOM"), "the list names a patient:\n{list}");
-    daemon.outbox_command(&["drop", "--destination", "ae"]);
+    let line = list.lines().find(|line| line.split_whitespace().any(|word| word == "ae")).unwrap();
+    daemon.outbox_command(&["drop", line.split_whitespace().next().unwrap()]);
     wait_state(daemon, "ae", "dropped");
     for (name, ..) in parked.iter().filter(|(name, ..)| *name != "ae") {
         peers.behave(name, "ok");
