@@ -77,6 +77,7 @@ pub struct Appliance {
     pub listening: Listening,
     intake: Arc<Intake>,
     threads: Vec<JoinHandle<()>>,
+    /// Those that call peers: the outbox, the reports of storage commitment, the worklist.
     outbox: Vec<JoinHandle<()>>,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     stop_janitor: Sender<()>,
@@ -141,11 +142,11 @@ impl Appliance {
             calling: config.dicom.ae_title.parse()?,
             tls: tls.as_ref().map(|tls| Arc::clone(&tls.client)),
         };
-        let outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &notices)?;
+        let mut outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &notices)?;
 
         let jobs = Arc::new(Queue::default());
-        let (urgencies, peers) = services::start(config, tls.as_ref(), &database, &spool, &intake)?;
-        threads.extend(peers);
+        let (urgencies, peers) = services::start(config, tls.as_ref(), &database, &spool, &intake, &lock)?;
+        outbox.extend(peers);
         let evaluator = Evaluator {
             database: Arc::clone(&database),
             pipeline: Arc::clone(&pipeline),

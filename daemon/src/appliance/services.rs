@@ -1,5 +1,6 @@
 //! The threads that speak with scanners and the worklist on our account: one for each `[[scanner]]` that is told what is
-//! committed, one that asks the worklist. All end when the intake stops.
+//! committed, one that asks the worklist. All end when the intake stops; one that waits for a peer may outlive the
+//! appliance.
 use super::critical;
 use crate::commitment::Reporter;
 use crate::config::Config;
@@ -10,6 +11,7 @@ use crate::tls::Identity;
 use crate::worklist::{self, Urgencies};
 use dimse::TlsClient;
 use log::warn;
+use std::fs::File;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -20,6 +22,7 @@ pub(super) fn start(
     database: &Arc<Database>,
     spool: &Arc<Spool>,
     intake: &Arc<Intake>,
+    lock: &Arc<File>,
 ) -> anyhow::Result<(Urgencies, Vec<JoinHandle<()>>)> {
     // `Config` was checked: who wants TLS has an identity.
     let client = |tls: bool| {
@@ -39,7 +42,12 @@ pub(super) fn start(
         intake.wake_reporter(&scanner.ae_title, wake);
         let tls = client(scanner.tls);
         let reporter = Reporter { database: Arc::clone(database), spool: Arc::clone(spool), scanner, tls };
-        threads.push(critical("commitment", move || reporter.run(&woken))?);
+        let lock = Arc::clone(lock);
+        threads.push(critical("commitment", move || {
+            reporter.run(&woken)?;
+            drop(lock);
+            Ok(())
+        })?);
     }
     let Some(worklist) = config.worklist.clone() else { return Ok((Urgencies::default(), threads)) };
     let (urgencies, questions) = Urgencies::asking();
