@@ -14,6 +14,7 @@ mod commitments;
 mod kind;
 mod operator;
 mod outbox;
+mod packed;
 mod procedure_steps;
 mod schema;
 mod studies;
@@ -23,6 +24,7 @@ pub use commitments::DueReport;
 pub use kind::Kind;
 pub use operator::{Entry, Selection};
 pub use outbox::{Counts, Delivery};
+pub use packed::Packed;
 pub use procedure_steps::StepChange;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -83,7 +85,7 @@ pub struct ResultRow {
     /// Transfer Syntax UID of the data set; empty for HL7.
     pub transfer_syntax_uid: String,
     /// The data set, encoded, without the file's head; for HL7 the message.
-    pub data_set: Vec<u8>,
+    pub data_set: Packed,
 }
 
 /// A result and who gets it.

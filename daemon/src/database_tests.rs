@@ -19,7 +19,7 @@ fn result(uid: &str) -> ResultRow {
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.7".into(),
         sop_instance_uid: uid.into(),
         transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
-        data_set: vec![1, 2, 3],
+        data_set: Packed::new(&[1, 2, 3]),
     }
 }
 

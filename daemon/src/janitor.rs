@@ -114,7 +114,7 @@ mod tests {
             sop_class_uid: String::new(),
             sop_instance_uid: format!("{study}.9"),
             transfer_syntax_uid: String::new(),
-            data_set: vec![1],
+            data_set: crate::database::Packed::new(&[1]),
         };
         let reception = database.evaluate(key).unwrap();
         let sent = crate::database::Deliverable { row, destinations: to.to_vec() };

@@ -2,7 +2,7 @@
 //!
 //! It supplies what the pure `results` crate must not look for itself: the time, and the source's attributes.
 use crate::config::{Config, Destination};
-use crate::database::{self, Deliverable, ResultRow};
+use crate::database::{self, Deliverable, Packed, ResultRow};
 use crate::evidence;
 use crate::instance::Instance;
 use crate::intake::now_ms;
@@ -40,15 +40,23 @@ pub fn deliverables(
     };
     let mut deliverables = messages(&case, config);
     deliverables.extend(work_item(&case, config));
-    for kind in [Kind::Report, Kind::Picture, Kind::Slices, Kind::Segmentation] {
-        let destinations = takers(kind, config);
-        if destinations.is_empty() {
-            continue;
+    // Side by side: the flag waits for all of them.
+    let make = |kind, destinations: &[String]| -> Vec<Deliverable> {
+        let objects = objects(kind, &case, finished, instances, config);
+        let deliverable = |o| Deliverable { row: row(&o), destinations: destinations.to_vec() };
+        objects.into_iter().map(deliverable).collect()
+    };
+    std::thread::scope(|scope| {
+        let making: Vec<_> = [Kind::Report, Kind::Picture, Kind::Slices, Kind::Segmentation]
+            .map(|kind| (kind, takers(kind, config)))
+            .into_iter()
+            .filter(|(_, destinations)| !destinations.is_empty())
+            .map(|(kind, destinations)| scope.spawn(move || make(kind, &destinations)))
+            .collect();
+        for made in making {
+            deliverables.extend(made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        for object in objects(kind, &case, finished, instances, config) {
-            deliverables.push(Deliverable { row: row(&object), destinations: destinations.clone() });
-        }
-    }
+    });
     deliverables
 }
 
@@ -95,7 +103,7 @@ fn row(object: &DicomResult) -> ResultRow {
         sop_class_uid: object.sop_class_uid.to_owned(),
         sop_instance_uid: object.sop_instance_uid.clone(),
         transfer_syntax_uid: object.transfer_syntax_uid.to_owned(),
-        data_set: object.data_set().to_vec(),
+        data_set: Packed::new(object.data_set()),
     }
 }
 
@@ -122,7 +130,7 @@ fn messages(case: &Case<'_>, config: &Config) -> Vec<Deliverable> {
             sop_class_uid: String::new(),
             sop_instance_uid: message.control_id,
             transfer_syntax_uid: String::new(),
-            data_set: message.bytes,
+            data_set: Packed::new(&message.bytes),
         };
         messages.push(Deliverable { row, destinations: vec![hl7.name.clone()] });
     }
@@ -147,7 +155,7 @@ fn work_item(case: &Case<'_>, config: &Config) -> Option<Deliverable> {
         sop_class_uid: results::procedure_step::UPS_PUSH.to_owned(),
         sop_instance_uid: item.sop_instance_uid,
         transfer_syntax_uid: dimse::uids::EXPLICIT_VR_LITTLE_ENDIAN.to_owned(),
-        data_set: item.data_set,
+        data_set: Packed::new(&item.data_set),
     };
     Some(Deliverable { row, destinations })
 }

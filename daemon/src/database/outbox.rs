@@ -7,7 +7,7 @@
 //!    ├──refused, or broke the connection, too often──▶ parked
 //!    └──an operator──▶ dropped        parked, dropped ──an operator──▶ waiting
 //! ```
-use super::{Database, DatabaseError, Kind, json};
+use super::{Database, DatabaseError, Kind, Packed, json};
 use crate::limits;
 use crate::outbox::policy::{Failure, Fate, History};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -101,10 +101,10 @@ impl Database {
         Ok(self
             .lock()
             .query_row(
-                "SELECT r.data_set FROM outbox o JOIN results r ON r.id = o.result_id
+                "SELECT r.data_set, r.unpacked_bytes FROM outbox o JOIN results r ON r.id = o.result_id
                  WHERE o.id = ?1 AND o.state = 'waiting'",
                 [id],
-                |row| row.get(0),
+                |row| Packed { bytes: row.get(0)?, unpacked_bytes: row.get(1)? }.unpack(),
             )
             .optional()?)
     }

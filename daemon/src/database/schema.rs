@@ -55,6 +55,8 @@ CREATE INDEX IF NOT EXISTS results_of_study ON results (study_id);
 /// Version 2: several kinds of results, and what becomes of one that a destination does not take. The kind is a column
 /// of the outbox, because in `results` SQLite would have to walk through the data set before it to reach it.
 const OUTBOX: &str = "
+-- Of a data set that is packed; NULL: it is not.
+ALTER TABLE results ADD COLUMN unpacked_bytes INTEGER;
 CREATE TABLE outbox_2 (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     result_id       INTEGER NOT NULL REFERENCES results (id),

@@ -181,15 +181,17 @@ fn queue(
 ) -> Result<(), DatabaseError> {
     let row = &deliverable.row;
     let id: i64 = transaction.query_row(
-        "INSERT INTO results (study_id, revision, sop_class_uid, sop_instance_uid, transfer_syntax_uid, data_set)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id",
+        "INSERT INTO results (study_id, revision, sop_class_uid, sop_instance_uid, transfer_syntax_uid, data_set,
+             unpacked_bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) RETURNING id",
         params![
             key.0,
             revision,
             row.sop_class_uid,
             row.sop_instance_uid,
             row.transfer_syntax_uid,
-            row.data_set
+            row.data_set.bytes,
+            row.data_set.unpacked_bytes
         ],
         |row| row.get(0),
     )?;

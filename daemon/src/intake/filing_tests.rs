@@ -66,7 +66,7 @@ impl Scene {
             sop_class_uid: String::new(),
             sop_instance_uid: result.into(),
             transfer_syntax_uid: String::new(),
-            data_set: vec![1],
+            data_set: crate::database::Packed::new(&[1]),
         };
         let sent = Deliverable { row, destinations: Vec::new() };
         self.database.finish(reception, 1, &outcome, &[sent], 10).unwrap();

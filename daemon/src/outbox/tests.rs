@@ -61,7 +61,7 @@ impl Scene {
             sop_class_uid: class.into(),
             sop_instance_uid: uid.into(),
             transfer_syntax_uid: uids::EXPLICIT_VR_LITTLE_ENDIAN.into(),
-            data_set: data_set(uid),
+            data_set: crate::database::Packed::new(&data_set(uid)),
         };
         let deliverable = Deliverable { row, destinations: vec![self.destination.name().to_owned()] };
         self.database.finish(reception, 1, &outcome, &[deliverable], self.clock.get()).unwrap();
