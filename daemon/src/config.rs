@@ -476,6 +476,22 @@ mod tests {
     }
 
     #[test]
+    fn the_readmes_configuration_is_one() {
+        let readme = include_str!("../../README.md");
+        let blocks: Vec<&str> = readme
+            .split("```toml\n")
+            .skip(1)
+            .map(|rest| rest.split("```").next().expect("split yields one piece at least"))
+            .collect();
+        let [all, tls] = blocks[..] else { panic!("{} blocks of TOML", blocks.len()) };
+        let config = Config::parse(all).unwrap();
+        assert_eq!(config.destinations.len(), 4);
+        let own_table = tls.split("[tls]").nth(1).unwrap();
+        let encrypted = format!("{}\n[tls]\n{own_table}", all.replace("listen = ", "listen_tls = "));
+        assert!(Config::parse(&encrypted).unwrap().tls.is_some());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let cases: &[(&str, &str, &str)] = &[
             ("callers = [\"CT1\"]", "callers = []", "dicom.callers is empty"),
