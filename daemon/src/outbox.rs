@@ -11,7 +11,7 @@ pub mod policy;
 use crate::config::Destination;
 use crate::database::{Counts, Database, DatabaseError, Delivery, Uncommitted};
 use crate::intake::now_ms;
-use crate::limits::BATCH_MAX;
+use crate::limits::{BATCH_MAX, DELIVERY_PAUSE_MAX_MS};
 use dimse::requestor::RequestorConfig;
 use dimse::rustls::ClientConfig;
 use dimse::{AeTitle, TlsClient, uids};
@@ -53,8 +53,16 @@ pub fn deliver(
     delivered: &dyn Fn(String),
 ) -> anyhow::Result<()> {
     let line = Line::new(destination, sender)?;
-    let mut courier =
-        Courier { database, destination, line: &line, wake, delivered, clock: &now_ms, failures: 0 };
+    let mut courier = Courier {
+        database,
+        destination,
+        line: &line,
+        wake,
+        delivered,
+        clock: &now_ms,
+        failures: 0,
+        away_until_ms: 0,
+    };
     courier.greet()?;
     while courier.round()? {
         let next = database.next_due_ms(destination.name())?;
@@ -146,6 +154,8 @@ struct Courier<'a> {
     clock: &'a dyn Fn() -> i64,
     /// Connections in a row that failed without an answer, or were answered with no room.
     failures: u32,
+    /// When a peer that was away is tried again; in the past where none is.
+    away_until_ms: i64,
 }
 
 impl Courier<'_> {
@@ -211,7 +221,8 @@ impl Courier<'_> {
             }
             let Some(bytes) = self.database.payload(delivery.id)? else { continue };
             let Err(failure) = connection.send(delivery, bytes) else {
-                (busy, self.failures) = (0, 0);
+                busy = 0;
+                self.answered();
                 self.accepted(delivery)?;
                 continue;
             };
@@ -220,7 +231,10 @@ impl Courier<'_> {
             }
             self.failed(delivery, &failure)?;
             match failure {
-                Failure::Refused { .. } => (busy, self.failures) = (0, 0),
+                Failure::Refused { .. } => {
+                    busy = 0;
+                    self.answered();
+                }
                 Failure::Busy(_) => {
                     busy += 1;
                     if busy == BUSY_MAX {
@@ -245,13 +259,25 @@ impl Courier<'_> {
         self.put_off_all(failure)
     }
 
+    /// The peer is there and judges results.
+    fn answered(&mut self) {
+        (self.failures, self.away_until_ms) = (0, 0);
+    }
+
+    /// The peer is away, and everything waits for it to the same time. A new result is tried at once all the same; that
+    /// it fails says nothing new and does not lengthen the pause.
     fn put_off_all(&mut self, failure: &Failure) -> Result<(), DatabaseError> {
-        let pause_ms = policy::backoff_ms(self.failures, self.name());
-        self.failures = self.failures.saturating_add(1);
         let now_ms = (self.clock)();
-        self.database.unreachable(self.name(), now_ms + pause_ms, &failure.to_string(), now_ms)?;
+        let away_ms = self.away_until_ms.saturating_sub(now_ms);
+        // A clock that jumped back must not leave it away for longer than the longest pause.
+        if !(1..=DELIVERY_PAUSE_MAX_MS * 3 / 2).contains(&away_ms) {
+            self.away_until_ms = now_ms + policy::backoff_ms(self.failures, self.name());
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.database.unreachable(self.name(), self.away_until_ms, &failure.to_string(), now_ms)?;
         let counts = self.database.counts(self.name())?;
-        warn!("{}: {failure}; again in {:.0} s; {}", self.name(), pause_ms as f64 / 1e3, words(counts));
+        let pause_s = (self.away_until_ms - now_ms) as f64 / 1e3;
+        warn!("{}: {failure}; again in {pause_s:.0} s; {}", self.name(), words(counts));
         Ok(())
     }
 

@@ -113,8 +113,7 @@ def dicom(name, port):
     handlers = [(evt.EVT_C_STORE, store, [name]), (evt.EVT_N_CREATE, store, [name])]
     full, bare = AE(ae_title=name), AE(ae_title=name)
     bare.add_supported_context(Verification)
-    full.supported_contexts = AllStoragePresentationContexts[:126]
-    full.add_supported_context("1.2.840.10008.5.1.4.1.1.66.4")
+    full.supported_contexts = AllStoragePresentationContexts
     full.add_supported_context(UnifiedProcedureStepPush)
     ports = [
         ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers).server_address[1]

@@ -45,7 +45,7 @@ fn power_fails_between_the_deliveries_of_a_studys_results() {
             let attempts = |name: &str| peers.arrivals(name).len() > attempt;
             names.iter().all(|(name, _)| attempts(name)).then_some(())
         });
-        assert_eq!(digests(&daemon), results, "the results are those of before");
+        assert!(digests(&daemon) == results, "the results are those of before");
         daemon.kill();
     }
     for (name, _) in names {
@@ -54,15 +54,17 @@ fn power_fails_between_the_deliveries_of_a_studys_results() {
     let absent = Storescp::start(&dir.path().join("absent"), down);
     let daemon = Daemon::start(dir.path(), &settings);
     daemon.wait_delivered();
-    assert_eq!(digests(&daemon), results);
+    let left: Vec<_> = daemon.outbox().into_iter().filter(|d| d.state != "delivered").collect();
+    assert_eq!(left, []);
+    assert!(digests(&daemon) == results, "the results are those of before");
     assert_eq!(daemon.outcomes(STUDY).len(), 1);
     for (name, _) in names {
         peers.assert_unchanged(&daemon, name);
         let arrivals = peers.arrivals(name);
         let accepted: Vec<_> = arrivals.iter().filter(|a| a.acknowledged).map(|a| a.uid.clone()).collect();
-        let mut made: Vec<_> = daemon.outbox_of(name).into_iter().map(|d| d.uid).collect();
+        let made: Vec<_> = daemon.outbox_of(name).into_iter().map(|d| d.uid).collect();
         assert!(arrivals.len() > accepted.len(), "{name}: nothing came twice");
-        assert_eq!(sorted(accepted), sorted(std::mem::take(&mut made)), "{name}: each is accepted once");
+        assert_eq!(sorted(accepted), sorted(made), "{name}: each is accepted once, of {arrivals:?}");
     }
     for (name, peer) in [("CONSOLE", &console), ("ABSENT", &absent)] {
         let received: Vec<_> = peer.received().into_iter().map(|(uid, _)| uid).collect();
@@ -122,8 +124,7 @@ fn a_peer_that_is_away_costs_rows_and_no_memory() {
     assert_eq!(outbox.len(), 2 * STUDIES);
     assert!(outbox.iter().all(|d| d.state == "waiting"), "{outbox:?}");
     // One that is away is asked now and then, not once a result.
-    let attempts: u32 = outbox.iter().map(|d| d.attempts).sum();
-    assert!(attempts <= 2 * STUDIES as u32 + 20, "{attempts} attempts");
+    assert!(outbox.iter().all(|d| (1..=8).contains(&d.attempts)), "{outbox:?}");
     assert!(
         daemon.peak_mib() <= before_mib + ABSENCE_MIB_MAX,
         "{before_mib} MiB, then {}",

@@ -22,6 +22,7 @@ struct Scene {
     clock: Cell<i64>,
     studies: Cell<u32>,
     failures: Cell<u32>,
+    away_until_ms: Cell<i64>,
 }
 
 impl Scene {
@@ -33,8 +34,9 @@ impl Scene {
         if let Line::Dicom { peer, .. } = &mut line {
             peer.config.response_timeout = Duration::from_millis(200);
         }
-        let (clock, studies, failures) = (Cell::new(1_000_000), Cell::new(0), Cell::new(0));
-        Self { _dir: dir, database, destination, line, clock, studies, failures }
+        let (clock, studies) = (Cell::new(1_000_000), Cell::new(0));
+        let (failures, away_until_ms) = (Cell::new(0), Cell::new(0));
+        Self { _dir: dir, database, destination, line, clock, studies, failures, away_until_ms }
     }
 
     fn dicom(address: &str, storage_commitment: bool) -> Self {
@@ -82,9 +84,11 @@ impl Scene {
             delivered: &|_| {},
             clock: &|| self.clock.get(),
             failures: self.failures.get(),
+            away_until_ms: self.away_until_ms.get(),
         };
         assert!(courier.round().unwrap());
         self.failures.set(courier.failures);
+        self.away_until_ms.set(courier.away_until_ms);
     }
 
     /// Later than every pause.
@@ -227,6 +231,23 @@ fn a_peer_that_is_away_costs_one_connection_a_round() {
         scene.later();
     }
     assert_eq!(scene.failures.get(), 5, "one connection each");
+}
+
+#[test]
+fn results_that_come_while_a_peer_is_away_do_not_lengthen_its_absence() {
+    let (address, received) = peer(&[Does::Closes; 20].into_iter().chain([Does::Good]).collect::<Vec<_>>());
+    let scene = Scene::dicom(&address, false);
+    for n in 0..20 {
+        scene.picture(&format!("1.9.{n}"));
+        scene.round();
+    }
+    let next: Vec<i64> = scene.rows().iter().map(|row| row.next_attempt_ms.unwrap()).collect();
+    let pause_ms = next[0] - scene.clock.get();
+    assert!(pause_ms < 3_000 && next.iter().all(|at| *at == next[0]), "{next:?}");
+    scene.clock.set(next[0]);
+    scene.round();
+    assert_eq!(scene.states(), ["delivered"; 20]);
+    assert_eq!(received.try_iter().count(), 20);
 }
 
 #[test]
