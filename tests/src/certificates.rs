@@ -1,5 +1,5 @@
 //! Certificates of an authority that lasts as long as its test.
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ impl Authority {
         fs::create_dir_all(dir).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate whose subject is its issuer for one that signed itself.
+        params.distinguished_name.push(DnType::CommonName, format!("authority {}", dir.display()));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let certificate = dir.join("authority.pem");
         fs::write(&certificate, issuer.pem()).unwrap();
@@ -34,7 +36,9 @@ impl Authority {
     /// A certificate for a peer on this machine.
     pub fn issue(&self, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let mut params =
+            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         let path = |suffix: &str| self.dir.join(format!("{name}.{suffix}.pem"));
         let identity = Identity { certificate: path("certificate"), key: path("key") };
