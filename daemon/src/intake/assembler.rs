@@ -4,14 +4,16 @@
 //! Receiving ──the scanner's procedure steps ended, and what they list is there──▶ complete
 //!           ──a storage commitment request covers what is there────────────────▶ complete
 //!           ──the announced count is there─────────────────────────────────────▶ complete
-//!           ──contiguous, associations released, short quiet time──────────────▶ complete
+//!           ──contiguous or given up, associations released, short quiet time──▶ complete
 //!           ──long quiet time──────────────────────────────────────────────────▶ complete
 //! ```
 //! A slice that arrives after that begins a new assembly, from everything that the spool has of the study.
 //!
 //! A scanner's word counts for what it speaks of, no more. A list (of a procedure step, of a commitment request) covers
 //! the study only if every slice that is here is on it: a series that the list leaves out may still be arriving. A step
-//! that ended without a list covers what comes on associations that were open by then.
+//! that ended without a list says nothing of what was sent: half of it may have been lost with an association, and a
+//! sender that opens one for each image may be between two. Only that it was discontinued counts: then what came on
+//! associations that were open by then need not be a whole series, and is waited for as one.
 use crate::instance::Instance;
 use crate::procedure_steps::{Step, StepState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -155,7 +157,9 @@ impl Assembly {
         quiet: QuietTimes,
         range: &InputRange,
     ) -> Result<Completed, Instant> {
-        if let Some(rule) = self.steps_ended(range) {
+        if let Some(rule) = self.steps.ended
+            && self.is_covered_by(&self.steps.listed)
+        {
             return Ok(rule);
         }
         if self.is_covered_by(&self.asked) && self.is_asked_as_a_whole(range) {
@@ -167,6 +171,9 @@ impl Assembly {
         let released = self.open.is_empty() && !self.aborted;
         let (rule, after) = if released && self.is_contiguous(range) {
             (Completed::ContiguousAndQuiet, quiet.short)
+        } else if released && self.steps.were_given_up() {
+            // It need not be whole: the gate will say so.
+            (Completed::ProcedureStepDiscontinued, quiet.short)
         } else {
             (Completed::LongQuiet, quiet.long)
         };
@@ -181,19 +188,6 @@ impl Assembly {
             let headers: Vec<_> = instances.values().map(|i| i.header.clone()).collect();
             study::series::rank(&headers, range).is_ok()
         })
-    }
-
-    /// Whether the scanner has done all that it does for the study, and sent it.
-    fn steps_ended(&mut self, range: &InputRange) -> Option<Completed> {
-        let ended = self.steps.ended?;
-        if !self.steps.listed.is_empty() {
-            return self.is_covered_by(&self.steps.listed).then_some(ended);
-        }
-        if !self.steps.latest || !self.open.is_empty() {
-            return None;
-        }
-        // What was given up need not be whole: the gate will say so.
-        (ended == Completed::ProcedureStepDiscontinued || self.is_contiguous(range)).then_some(ended)
     }
 
     /// Whether a commitment request looks like one for a whole series. Some scanners ask for each image, right after it:
@@ -241,6 +235,11 @@ impl Steps {
         };
         let listed = steps.iter().flat_map(|step| step.instances.iter().cloned()).collect();
         Self { ended, listed, latest: false }
+    }
+
+    /// Whether no more of them comes, and they don't say what came.
+    fn were_given_up(&self) -> bool {
+        self.latest && self.listed.is_empty() && self.ended == Some(Completed::ProcedureStepDiscontinued)
     }
 }
 

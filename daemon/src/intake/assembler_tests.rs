@@ -295,55 +295,82 @@ fn a_study_waits_for_all_of_its_steps() {
 }
 
 #[test]
-fn a_step_without_a_list_speaks_of_what_was_on_its_way() {
+fn a_step_without_a_list_does_not_say_that_everything_came() {
     let slices = series(12);
     let done = [step(StepState::Completed, &[])];
     let mut scene = Scene::new();
-    scene.arrive(&slices[..11], Some(A));
+    scene.arrive(&slices, Some(A));
     scene.assembly.steps_changed(&done);
-    assert!(scene.completed().is_err(), "the association is open");
-    scene.arrive(&slices[11..], Some(A));
+    assert_eq!(scene.completed(), Err(LONG), "the association is open");
     scene.end(A, true);
-    assert_eq!(scene.completed(), COMPLETED, "at once");
+    assert_eq!(scene.completed(), Err(SHORT), "contiguous and quiet, as without the step");
+    scene.wait(3.0);
+    assert_eq!(scene.completed(), Ok(Completed::ContiguousAndQuiet));
 
-    // A gap: not whole, so it is waited for.
-    let mut gap = Scene::new();
-    gap.arrive(&[&slices[..5], &slices[6..]].concat(), Some(A));
-    gap.assembly.steps_changed(&done);
-    gap.end(A, true);
-    assert_eq!(gap.completed(), Err(LONG));
+    // The association breaks with nine of twelve sent: the sender gets the long time to come back.
+    let mut broken = Scene::new();
+    broken.arrive(&slices[..9], Some(A));
+    broken.assembly.steps_changed(&done);
+    broken.end(A, false);
+    assert_eq!(broken.completed(), Err(LONG));
+    broken.wait(14.0);
+    broken.arrive(&slices[9..], Some(B));
+    broken.end(B, true);
+    assert_eq!(broken.completed(), Err(Duration::from_secs(14) + SHORT));
 
-    // The images come after the end, maybe each on its own association: only quiet tells the last.
-    let mut after = Scene::new();
-    after.assembly = Assembly::new(after.now).with_steps(&done);
-    after.arrive(&slices, Some(A));
-    after.end(A, true);
-    assert_eq!(after.completed(), Err(SHORT));
-    let mut again = Scene::new();
-    again.arrive(&slices[..9], Some(A));
-    again.end(A, true);
-    again.assembly.steps_changed(&[step(StepState::InProgress, &[])]);
-    again.assembly.steps_changed(&done);
-    again.arrive(&slices[9..], Some(B));
-    again.end(B, true);
-    assert_eq!(again.completed(), Err(SHORT));
+    // An association for each image: the end of the step comes between two.
+    let mut each = Scene::new();
+    for (i, slice) in slices.chunks(1).enumerate() {
+        let association = AssociationId(i as u64);
+        each.arrive(slice, Some(association));
+        each.end(association, true);
+        if i == 9 {
+            each.assembly.steps_changed(&done);
+        }
+        assert!(each.completed().is_err(), "after {i}");
+        each.wait(1.0);
+    }
+    assert_eq!(each.completed(), Err(Duration::from_secs(11) + SHORT));
 }
 
 #[test]
-fn what_was_discontinued_is_evaluated_when_its_associations_have_ended() {
+fn what_was_discontinued_need_not_be_whole() {
     let slices = series(5);
+    let given_up = [step(StepState::Discontinued, &[])];
     let mut scene = Scene::new();
     scene.arrive(&slices, Some(A));
-    scene.assembly.steps_changed(&[step(StepState::Discontinued, &[])]);
-    assert!(scene.completed().is_err());
-    scene.end(A, false);
+    scene.assembly.steps_changed(&given_up);
+    assert_eq!(scene.completed(), Err(LONG), "the association is open");
+    scene.end(A, true);
+    assert_eq!(scene.completed(), Err(SHORT), "one for the next image may be on its way");
+    scene.wait(3.0);
     assert_eq!(scene.completed(), DISCONTINUED, "five slices: the gate will say that they are too few");
+
+    let mut aborted = Scene::new();
+    aborted.arrive(&slices, Some(A));
+    aborted.assembly.steps_changed(&given_up);
+    aborted.end(A, false);
+    assert_eq!(aborted.completed(), Err(LONG), "it may come back with the rest");
+
+    // Images that come on another association are none that it spoke of.
+    let mut later = Scene::new();
+    later.arrive(&slices[..3], Some(A));
+    later.end(A, true);
+    later.assembly.steps_changed(&given_up);
+    assert_eq!(later.completed(), Err(SHORT));
+    later.arrive(&slices[3..], Some(B));
+    later.end(B, true);
+    assert_eq!(later.completed(), Err(LONG));
 
     let mut listed = Scene::new();
     listed.arrive(&slices, Some(A));
     listed.assembly.steps_changed(&[step(StepState::Discontinued, &slices)]);
-    assert_eq!(listed.completed(), DISCONTINUED);
-    assert!(Scene::new().completed().is_err(), "nothing there, nothing to evaluate");
+    assert_eq!(listed.completed(), DISCONTINUED, "at once: it says that this is all");
+    let mut missing = Scene::new();
+    missing.arrive(&slices[..4], Some(A));
+    missing.end(A, true);
+    missing.assembly.steps_changed(&[step(StepState::Discontinued, &slices)]);
+    assert_eq!(missing.completed(), Err(LONG), "one is on its way");
 }
 
 #[test]
