@@ -154,6 +154,7 @@ impl Appliance {
             jobs: Arc::clone(&jobs),
             urgencies: urgencies.clone(),
             config: config.clone(),
+            installation: database.installation()?,
             wakes: Arc::clone(&wakes),
             notices: notices.clone(),
         };
@@ -265,6 +266,7 @@ struct Evaluator {
     jobs: Arc<Queue<Job>>,
     urgencies: Urgencies,
     config: Config,
+    installation: String,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     notices: Sender<Notice>,
 }
@@ -310,7 +312,8 @@ impl Evaluator {
         };
         self.tell(Notice::Verdict);
         let revision = self.database.next_revision(job.reception.key)?;
-        let mut deliverables = report::deliverables(&finished, &job.instances, revision, &self.config);
+        let mut deliverables =
+            report::deliverables(&finished, &job.instances, revision, &self.config, &self.installation);
         if matches!(finished.outcome.verdict, Verdict::NotEvaluated(_))
             && self.database.earlier_evaluation_stands(job.reception.key)?
         {

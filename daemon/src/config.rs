@@ -2,6 +2,7 @@
 //!
 //! Parsed once at the start; past it, values are valid. Nothing leaves the box but to the destinations named here.
 use anyhow::{Context, bail};
+use results::Kind;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::net::SocketAddr;
@@ -117,7 +118,7 @@ pub struct Engine {
 /// notifies, beside the standard of care, with a preview that is not marked and not for diagnosis; a lesion overlay on
 /// the technician's screen moved a comparable product to 892.2090, computer-assisted detection. So the outlines are off
 /// unless the site turns them on; a site that must not show any mark turns the colours of the picture off, too.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResultSettings {
     /// Whether the coronal picture shows the affected share along each ray in colour.
@@ -126,11 +127,13 @@ pub struct ResultSettings {
     pub lesion_outlines: bool,
     /// How many of the most affected axial slices are sent to those who get `slices`.
     pub slices: usize,
+    /// AE title of the archive from which the study's images can be retrieved: named in work items.
+    pub archive_ae_title: Option<String>,
 }
 
 impl Default for ResultSettings {
     fn default() -> Self {
-        Self { picture_colours: true, lesion_outlines: false, slices: 6 }
+        Self { picture_colours: true, lesion_outlines: false, slices: 6, archive_ae_title: None }
     }
 }
 
@@ -174,7 +177,7 @@ pub struct DicomDestination {
     pub tls: bool,
     /// Which results it gets.
     #[serde(default = "default_results")]
-    pub results: Vec<results::Kind>,
+    pub results: Vec<Kind>,
     /// Whether a result counts as delivered only when the peer has committed to keep it (PS3.4 annex J).
     #[serde(default)]
     pub storage_commitment: bool,
@@ -316,8 +319,8 @@ fn default_min_free() -> u64 {
 fn default_keep_days() -> f64 {
     Storage::KEEP_DAYS_DEFAULT
 }
-fn default_results() -> Vec<results::Kind> {
-    vec![results::Kind::Picture]
+fn default_results() -> Vec<Kind> {
+    vec![Kind::Picture]
 }
 fn default_worklist_timeout() -> f64 {
     5.0
@@ -385,7 +388,8 @@ impl Config {
         let titles = self.destinations.iter().filter_map(Destination::ae_title);
         let scanners = self.scanners.iter().map(|s| s.ae_title.as_str());
         let worklist = self.worklist.iter().map(|w| w.ae_title.as_str());
-        for title in self.called().chain(titles).chain(scanners).chain(worklist) {
+        let archive = self.results.archive_ae_title.as_deref();
+        for title in self.called().chain(titles).chain(scanners).chain(worklist).chain(archive) {
             title.parse::<dimse::AeTitle>().with_context(|| format!("AE title {title:?}"))?;
         }
         if self.dicom.callers.is_empty() {
@@ -405,11 +409,27 @@ impl Config {
             bail!("two scanners have the AE title {title:?}");
         }
         for destination in &self.destinations {
-            if let Destination::Dicom(d) = destination
-                && d.results.is_empty()
-            {
-                bail!("destination {:?}: results is empty: name what it gets, or leave the key out", d.name);
+            let name = destination.name();
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic()) {
+                bail!(
+                    "a destination is named {name:?}: letters, digits and punctuation are possible, no spaces"
+                );
             }
+            check_address(&format!("destination {name:?}"), destination.address())?;
+            // Only these two say why a study was not evaluated; who gets neither would hear nothing of it.
+            if let Destination::Dicom(d) = destination
+                && !d.results.iter().any(|kind| matches!(kind, Kind::Picture | Kind::Report))
+            {
+                bail!(
+                    "destination {name:?}: results holds neither \"picture\" nor \"report\", which say of every study what became of it"
+                );
+            }
+        }
+        for scanner in &self.scanners {
+            check_address(&format!("scanner {:?}", scanner.ae_title), &scanner.address)?;
+        }
+        if let Some(worklist) = &self.worklist {
+            check_address("worklist", &worklist.address)?;
         }
         Ok(())
     }
@@ -436,6 +456,18 @@ impl Config {
     /// All AE titles under which we are called.
     pub fn called(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.dicom.ae_title.as_str()).chain(self.dicom.also_called.iter().map(String::as_str))
+    }
+}
+
+/// `host:port`, the host being a name, an IPv4 address, or an IPv6 address in brackets.
+fn check_address(whose: &str, address: &str) -> anyhow::Result<()> {
+    let port = address.rsplit_once(':').and_then(|(host, port)| {
+        let plain = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
+        plain.then(|| port.parse::<u16>().ok()).flatten()
+    });
+    match port {
+        Some(1..) => Ok(()),
+        _ => bail!("{whose}: the address {address:?} is no host:port"),
     }
 }
 
@@ -518,6 +550,26 @@ mod tests {
                 "[policy]",
                 "[[destination]]\nprotocol = \"hl7\"\nname = \"ris\"\naddress = \"ris:2575\"\nae_title = \"R\"\n[policy]",
                 "unknown field `ae_title`",
+            ),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"dicom\"\nname = \"p\"\nae_title = \"P\"\naddress = \"p:104\"\nresults = [\"segmentation\"]\n[policy]",
+                "neither \"picture\" nor \"report\"",
+            ),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"hl7\"\nname = \"ris\"\naddress = \"ris\"\n[policy]",
+                "\"ris\" is no host:port",
+            ),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"hl7\"\nname = \"\"\naddress = \"ris:1\"\n[policy]",
+                "a destination is named \"\"",
+            ),
+            (
+                "[policy]",
+                "[[scanner]]\nae_title = \"CT1\"\naddress = \"::1\"\n[policy]",
+                "\"::1\" is no host:port",
             ),
             ("[policy]", "[worklist]\nae_title = \"\"\naddress = \"ris:104\"\n[policy]", "AE title \"\""),
             ("[policy]", "[results]\nslices = 1000\n[policy]", "results.slices is 1000"),

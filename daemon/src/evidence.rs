@@ -4,16 +4,25 @@
 //! are shown again from the spool; one that can't be read is left out and said so: a flag does not wait for a picture.
 use crate::config::ResultSettings;
 use crate::instance::{self, Instance};
-use crate::pipeline::Evaluation;
+use crate::pipeline::{Evaluation, Finished};
 use engine::LabelVolume;
 use log::warn;
 use results::slice_picture::{self, SliceView};
 use results::{Masks, Picture, SourceImage, SourceSeries};
 use std::sync::Arc;
 
-/// The evaluated series, head to feet, as its masks lie on it.
-pub fn series(evaluation: &Evaluation, instances: &[Arc<Instance>]) -> Option<SourceSeries> {
-    let slices: Vec<&Arc<Instance>> = evaluation.chosen.order.iter().map(|i| &instances[*i]).collect();
+/// The evaluated series, head to feet, as its masks lie on it. Of a study that was not evaluated, the series that came
+/// closest, in the order of its instance numbers: what its report refers to.
+pub fn series(finished: &Finished, instances: &[Arc<Instance>]) -> Option<SourceSeries> {
+    let (slices, slice_spacing_mm): (Vec<&Arc<Instance>>, f64) = match &finished.evaluation {
+        Some(e) => (e.chosen.order.iter().map(|i| &instances[*i]).collect(), e.chosen.slice_spacing_mm),
+        None => {
+            let closest = finished.outcome.series_uid.as_ref()?;
+            let mut slices: Vec<_> = instances.iter().filter(|i| i.header.series == *closest).collect();
+            slices.sort_by_key(|i| i.instance_number);
+            (slices, f64::NAN)
+        }
+    };
     let first = slices.first()?;
     let geometry = &first.header.geometry;
     let image = |slice: &&Arc<Instance>| SourceImage {
@@ -24,12 +33,12 @@ pub fn series(evaluation: &Evaluation, instances: &[Arc<Instance>]) -> Option<So
         instance_number: slice.instance_number,
     };
     Some(SourceSeries {
-        series_uid: evaluation.chosen.series.to_string(),
+        series_uid: first.header.series.to_string(),
         frame_of_reference_uid: first.frame_of_reference.clone(),
         rows: geometry.rows,
         columns: geometry.columns,
         pixel_spacing_mm: [geometry.row_spacing_mm, geometry.column_spacing_mm],
-        slice_spacing_mm: evaluation.chosen.slice_spacing_mm,
+        slice_spacing_mm,
         orientation: geometry.orientation,
         images: slices.iter().map(image).collect(),
     })

@@ -7,8 +7,11 @@ use crate::evidence;
 use crate::instance::Instance;
 use crate::intake::now_ms;
 use crate::pipeline::Finished;
+use log::{error, warn};
 use results::{Case, DateTime, DicomResult, Identity, Kind, Picture, RawElement, SourceStudy, Tag};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use study::StudyUid;
 
 /// The picture of an outcome.
 pub fn picture(finished: &Finished, colours: bool) -> Picture {
@@ -16,20 +19,25 @@ pub fn picture(finished: &Finished, colours: bool) -> Picture {
 }
 
 /// The results of a revision of a study, each with the destinations that get it. What nobody gets is not made.
+///
+/// They are made side by side, since the flag waits for all of them, and one that can't be made costs itself only: much
+/// of a result is text of peers, and a fault in one place must not hold up the flag in all others. It is logged.
 pub fn deliverables(
     finished: &Finished,
     instances: &[Arc<Instance>],
     revision: u32,
     config: &Config,
+    installation: &str,
 ) -> Vec<Deliverable> {
     let identity = Identity {
         manufacturer: "triaged".into(),
         model: "triaged".into(),
         software_version: env!("CARGO_PKG_VERSION").into(),
         station: config.dicom.ae_title.clone(),
+        installation: installation.to_owned(),
     };
     let source = source(finished, instances);
-    let series = finished.evaluation.as_ref().and_then(|e| evidence::series(e, instances));
+    let series = evidence::series(finished, instances);
     let case = Case {
         source: &source,
         series: series.as_ref(),
@@ -38,26 +46,36 @@ pub fn deliverables(
         when: local_time(),
         revision,
     };
-    let mut deliverables = messages(&case, config);
-    deliverables.extend(work_item(&case, config));
-    // Side by side: the flag waits for all of them.
     let make = |kind, destinations: &[String]| -> Vec<Deliverable> {
         let objects = objects(kind, &case, finished, instances, config);
         let deliverable = |o| Deliverable { row: row(&o), destinations: destinations.to_vec() };
         objects.into_iter().map(deliverable).collect()
     };
+    let study = &finished.outcome.study_uid;
+    let mut deliverables = guarded(study, "HL7 message", || messages(&case, config));
+    deliverables.extend(guarded(study, "work item", || work_item(&case, config).into_iter().collect()));
     std::thread::scope(|scope| {
         let making: Vec<_> = [Kind::Report, Kind::Picture, Kind::Slices, Kind::Segmentation]
             .map(|kind| (kind, takers(kind, config)))
             .into_iter()
             .filter(|(_, destinations)| !destinations.is_empty())
-            .map(|(kind, destinations)| scope.spawn(move || make(kind, &destinations)))
+            .map(|(kind, destinations)| {
+                scope.spawn(move || guarded(study, kind.name(), || make(kind, &destinations)))
+            })
             .collect();
         for made in making {
-            deliverables.extend(made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            deliverables.extend(made.join().expect("what panics in it is caught in it"));
         }
     });
     deliverables
+}
+
+/// What `make` makes; nothing, said aloud, where it panics.
+fn guarded<T>(study: &StudyUid, what: &str, make: impl FnOnce() -> Vec<T>) -> Vec<T> {
+    catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
+        error!("study {study}: its {what} could not be made, and nobody gets it: a fault of this program");
+        Vec::new()
+    })
 }
 
 /// The DICOM destinations that get a kind of result.
@@ -77,7 +95,12 @@ fn objects(
     match kind {
         Kind::Report => vec![results::structured_report::build(case)],
         Kind::Picture => {
-            let picture = picture(finished, config.results.picture_colours);
+            let colours = config.results.picture_colours;
+            // The words are the flag; the projection illustrates it.
+            let drawn =
+                guarded(&finished.outcome.study_uid, "projection", || vec![picture(finished, colours)]);
+            let plain = || results::render(&finished.outcome, None, false);
+            let picture = drawn.into_iter().next().unwrap_or_else(plain);
             vec![results::secondary_capture::build(case, &picture)]
         }
         Kind::Slices => {
@@ -90,10 +113,14 @@ fn objects(
                 })
                 .collect()
         }
-        Kind::Segmentation => evaluated
-            .and_then(|(evaluation, _)| results::segmentation::build(case, &evidence::masks(evaluation)))
-            .into_iter()
-            .collect(),
+        Kind::Segmentation => {
+            let Some((evaluation, _)) = evaluated else { return Vec::new() };
+            let built = results::segmentation::build(case, &evidence::masks(evaluation));
+            if built.is_none() {
+                warn!("study {}: no segmentation: its masks are empty", finished.outcome.study_uid);
+            }
+            built.into_iter().collect()
+        }
     }
 }
 
@@ -148,8 +175,7 @@ fn work_item(case: &Case<'_>, config: &Config) -> Option<Deliverable> {
     if destinations.is_empty() {
         return None;
     }
-    // We keep no images that anybody could retrieve, and don't know who does.
-    let item = results::procedure_step::build(case, None);
+    let item = results::procedure_step::build(case, config.results.archive_ae_title.as_deref());
     let row = ResultRow {
         kind: database::Kind::Ups,
         sop_class_uid: results::procedure_step::UPS_PUSH.to_owned(),

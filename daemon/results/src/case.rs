@@ -22,8 +22,11 @@ pub struct Identity {
     pub model: String,
     /// Software Versions (0018,1020).
     pub software_version: String,
-    /// Station Name (0008,1010). Part of the UIDs: two appliances must not share any.
+    /// Station Name (0008,1010).
     pub station: String,
+    /// Device Serial Number (0018,1000): of this installation, drawn once with its database. Part of the UIDs: neither two
+    /// appliances of the same name may share any, nor an appliance before and after its disk was replaced.
+    pub installation: String,
 }
 
 /// One revision of one study's outcome, with all that its results repeat.
@@ -59,6 +62,18 @@ pub enum Kind {
     Segmentation,
 }
 
+impl Kind {
+    /// Its name, as the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Picture => "picture",
+            Self::Slices => "slices",
+            Self::Report => "report",
+            Self::Segmentation => "segmentation",
+        }
+    }
+}
+
 /// A DICOM object, ready to be stored and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DicomResult {
@@ -66,9 +81,10 @@ pub struct DicomResult {
     pub kind: Kind,
     /// SOP Class UID.
     pub sop_class_uid: &'static str,
-    /// SOP Instance UID: one a kind, study, source series, method, model version, station and revision.
+    /// SOP Instance UID: one a kind (of slices, one a slice), study, source series, method, model version, appliance,
+    /// revision and moment.
     pub sop_instance_uid: String,
-    /// The UID of its series: one a kind, study and station, so that revisions lie side by side.
+    /// The UID of its series: one a kind, study and appliance, so that revisions lie side by side.
     pub series_uid: String,
     /// Explicit VR Little Endian.
     pub transfer_syntax_uid: &'static str,
@@ -87,19 +103,29 @@ impl DicomResult {
 
 impl Case<'_> {
     /// SOP Instance UID of the result `name`, of which there is one a revision.
+    ///
+    /// The moment is part of it: revisions are counted by the appliance's database, and where that was lost or restored,
+    /// another content must not come under a UID that an archive knows.
     pub(crate) fn instance_uid(&self, name: &str) -> String {
         let outcome = self.outcome;
         let source_series = outcome.series_uid.as_ref().map_or("", |uid| uid.as_str());
         let (method, version) =
             outcome.findings().map_or(("", ""), |f| (f.method.as_str(), f.model_version.as_str()));
-        let (study, station) = (outcome.study_uid.as_str(), self.identity.station.as_str());
-        let revision = self.revision.to_string();
-        uid::derive(&[name, "instance", study, source_series, version, method, station, &revision])
+        let study = outcome.study_uid.as_str();
+        let (revision, when) = (self.revision.to_string(), self.when.da() + &self.when.tm());
+        let [station, installation] = self.of_the_box();
+        let of_the_answer = [study, source_series, version, method, &revision, &when];
+        uid::derive(&[&[name, "instance", station, installation], &of_the_answer[..]].concat())
     }
 
     /// Series Instance UID of the results `name`.
     pub(crate) fn series_uid(&self, name: &str) -> String {
-        uid::derive(&[name, "series", self.outcome.study_uid.as_str(), &self.identity.station])
+        let [station, installation] = self.of_the_box();
+        uid::derive(&[name, "series", self.outcome.study_uid.as_str(), station, installation])
+    }
+
+    fn of_the_box(&self) -> [&str; 2] {
+        [&self.identity.station, &self.identity.installation]
     }
 
     /// A data set with the attributes that all results share: the Patient and General Study modules as received, the
@@ -120,6 +146,7 @@ impl Case<'_> {
         set.put(Tag(0x0008, 0x0070), b"LO", ascii(&identity.manufacturer, LO_MAX));
         set.put(Tag(0x0008, 0x1010), b"SH", ascii(&identity.station, SH_MAX));
         set.put(Tag(0x0008, 0x1090), b"LO", ascii(&identity.model, LO_MAX));
+        set.put(Tag(0x0018, 0x1000), b"LO", ascii(&identity.installation, LO_MAX)); // Device Serial Number
         set.put(Tag(0x0018, 0x1020), b"LO", ascii(&identity.software_version, LO_MAX));
         // No Timezone Offset: it would also be applied to the study's own date and time, which are the scanner's.
         set.put(Tag(0x0008, 0x0012), b"DA", self.when.da()); // Instance Creation Date

@@ -5,7 +5,7 @@
 //! of the source. The lesions are those inside the lungs, so that their volume is the one that is reported.
 mod frames;
 
-use crate::case::{self, Case, DicomResult, Kind, LO_MAX, SH_MAX, ascii};
+use crate::case::{self, Case, DicomResult, Kind, LO_MAX, ascii};
 use crate::dataset::DataSet;
 use crate::masks::Masks;
 use crate::references::{Code, put_referenced_series};
@@ -108,8 +108,6 @@ fn put_series_and_equipment(set: &mut DataSet, case: &Case<'_>, series: &SourceS
     set.put(Tag(0x0008, 0x0060), b"CS", "SEG"); // Modality
     set.put(Tag(0x0008, 0x103e), b"LO", SERIES_DESCRIPTION);
     set.put(Tag(0x0018, 0x0015), b"CS", "CHEST"); // Body Part Examined
-    // Device Serial Number, demanded by the Enhanced General Equipment module: what tells two appliances apart.
-    set.put(Tag(0x0018, 0x1000), b"LO", ascii(&case.identity.station, SH_MAX));
     set.put(Tag(0x0020, 0x0011), b"IS", SERIES_NUMBER);
     set.put(Tag(0x0020, 0x0013), b"IS", case.revision.to_string()); // Instance Number
     // A source without a frame of reference gets one of its own, always the same.

@@ -95,7 +95,7 @@ fn parts(case: &Case<'_>, source: Option<&SourceSeries>) -> Vec<Item> {
 fn observer(case: &Case<'_>) -> Vec<Item> {
     let identity = case.identity;
     let (manufacturer, model, station) = (&identity.manufacturer, &identity.model, &identity.station);
-    let device_uid = uid::derive(&["device", manufacturer, model, station]);
+    let device_uid = uid::derive(&["device", manufacturer, model, station, &identity.installation]);
     let mut items = vec![
         Item::code(HasObsContext, concept::OBSERVER_TYPE, DEVICE),
         uid_ref(HasObsContext, concept::DEVICE_UID, &device_uid),

@@ -18,6 +18,7 @@ pub(crate) fn identity() -> Identity {
         model: "triaged".into(),
         software_version: "0.1.0".into(),
         station: "CT1-TRIAGE".into(),
+        installation: "4d6c1f0e9b7a58230c1de4f7a6b59832".into(),
     }
 }
 

@@ -38,6 +38,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let scratch = tempfile::tempdir()?;
     let dir = args.keep.as_deref().unwrap_or(scratch.path());
     std::fs::create_dir_all(dir)?;
+    // What an earlier demo kept would be known already: nothing would be evaluated.
+    let storage = dir.join("appliance");
+    if storage.exists() {
+        std::fs::remove_dir_all(&storage).with_context(|| storage.display().to_string())?;
+    }
     let study = match &args.study {
         Some(study) => study.clone(),
         None => make_phantom(&dir.join("phantom"), args.slices)?,
@@ -48,7 +53,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .map(|department| department.open(args.keep.as_deref(), received_sender.clone()))
         .collect::<Result<_, _>>()?;
     let (notice_sender, notices) = mpsc::channel();
-    let config = hospital::configuration(&dir.join("appliance"), destinations);
+    let config = hospital::configuration(&storage, destinations);
     let appliance = Appliance::start(&config, notice_sender)?;
     let address = appliance.listening.plain.context("the demo listens without TLS")?;
     println!("appliance  listening as TRIAGED on {address}");
@@ -56,7 +61,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let sent = send(&study, address, args.study.is_some())?;
     let outcomes = watch(&notices, &received, &sent)?;
     for outcome in &outcomes {
-        print_outcome(outcome, sent.last_slice);
+        print_outcome(outcome);
+        println!("  last slice to all results accepted: {:.1} s", sent.last_slice.elapsed().as_secs_f64());
     }
     if !args.once {
         println!("\nThe appliance goes on listening as TRIAGED on {address}; Ctrl-C ends it.");
@@ -67,7 +73,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         })?;
         while stopped.try_recv().is_err() {
             match notices.recv_timeout(Duration::from_millis(200)) {
-                Ok(Notice::Outcome(outcome, _)) => print_outcome(&outcome, Instant::now()),
+                Ok(Notice::Outcome(outcome, _)) => print_outcome(&outcome),
                 Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -165,7 +171,9 @@ fn watch(
     Ok(outcomes)
 }
 
-fn print_outcome(outcome: &Outcome, last_slice: Instant) {
+fn print_outcome(outcome: &Outcome) {
     println!("\n{}", crate::commands::describe(outcome));
-    println!("  last slice to flag and delivery: {:.1} s", last_slice.elapsed().as_secs_f64());
+    if let Some(ms) = outcome.timings_ms.get("last_slice_to_outcome") {
+        println!("  last slice to outcome: {:.1} s", ms / 1e3);
+    }
 }

@@ -8,7 +8,9 @@ use crate::config::{
 };
 use crate::instance::Instance;
 use anyhow::{Context, bail, ensure};
-use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, Message, NAnswer, NOperation, accept};
+use dimse::acceptor::{
+    AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, NOperation, accept,
+};
 use dimse::requestor::{Requestor, RequestorConfig};
 use dimse::{AeTitle, FileHead, Status, uids, write_file_head};
 use results::Kind;
@@ -161,7 +163,7 @@ impl Post {
                         implementation: &dimse::Implementation::default(),
                     };
                     write_file_head(&mut bytes, &head)?;
-                    association.read_data_set(&mut bytes, RESULT_BYTES_MAX)?;
+                    receive(&mut association, &mut bytes)?;
                     let what = match store.sop_class_uid.as_str() {
                         uids::COMPREHENSIVE_SR_STORAGE => "report, Comprehensive SR",
                         uids::SEGMENTATION_STORAGE => "segmentation",
@@ -187,7 +189,7 @@ impl Post {
 
     fn take_work_item(&self, association: &mut AcceptedAssociation) -> anyhow::Result<()> {
         let mut bytes = Vec::new();
-        association.read_data_set(&mut bytes, RESULT_BYTES_MAX)?;
+        receive(association, &mut bytes)?;
         self.keep("work item, Unified Procedure Step", "work-item.bin", &bytes)
     }
 
@@ -222,6 +224,14 @@ impl Post {
             bytes.len().div_ceil(1024)
         ));
         Ok(())
+    }
+}
+
+/// Adds the data set that follows to `bytes`; what is too long ends the association without an answer.
+fn receive(association: &mut AcceptedAssociation, bytes: &mut Vec<u8>) -> anyhow::Result<()> {
+    match association.read_data_set(bytes, RESULT_BYTES_MAX)? {
+        DataSetEnd::Complete { .. } => Ok(()),
+        end => bail!("a result was not received whole: {end:?}"),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{DatabaseError, commitments, procedure_steps};
 use rusqlite::Connection;
 
 /// Step `n` leads from version `n` to version `n + 1`; SQLite's `user_version` says how many were taken.
-const STEPS: &[&[&str]] = &[&[FIRST], &[OUTBOX, procedure_steps::TABLE, commitments::TABLE]];
+const STEPS: &[&[&str]] = &[&[FIRST], &[OUTBOX, INSTALLATION, procedure_steps::TABLE, commitments::TABLE]];
 
 /// Version 1.
 const FIRST: &str = "
@@ -97,6 +97,12 @@ CREATE INDEX outbox_open ON outbox (destination, state, next_attempt_ms) WHERE s
 CREATE INDEX outbox_transaction ON outbox (transaction_uid) WHERE transaction_uid IS NOT NULL;
 -- Databases of version 1 may be older than this index.
 CREATE INDEX IF NOT EXISTS results_of_study ON results (study_id);
+";
+
+/// The name of this installation, drawn once: part of the UIDs of its results.
+const INSTALLATION: &str = "
+CREATE TABLE installation (id TEXT NOT NULL);
+INSERT INTO installation VALUES (lower(hex(randomblob(16))));
 ";
 
 /// The version that this program reads and writes.

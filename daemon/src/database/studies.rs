@@ -117,6 +117,11 @@ impl Database {
         Ok(())
     }
 
+    /// The name of this installation, drawn with the database.
+    pub fn installation(&self) -> Result<String, DatabaseError> {
+        Ok(self.lock().query_row("SELECT id FROM installation", [], |row| row.get(0))?)
+    }
+
     /// Studies that have no outcome for all of their slices: what a restart goes on with.
     pub fn unfinished(&self) -> Result<Vec<StudyKey>, DatabaseError> {
         let connection = self.lock();

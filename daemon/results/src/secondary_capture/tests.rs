@@ -82,6 +82,14 @@ fn the_same_facts_give_the_same_bytes_and_other_facts_another_uid() {
     other(&series, &identity(), 1, true);
     other(&study, &identity(), 1, false);
     other(&flagged, &station, 1, false);
+    // Neither a box of the same name nor one that lost its database comes under these UIDs with other content.
+    other(&flagged, &Identity { installation: "another".into(), ..identity() }, 1, false);
+    let later = Case {
+        when: crate::DateTime { second: 10, ..crate::testing::WHEN },
+        ..case(&source(), None, &flagged, &identity())
+    };
+    let later = build(&later, &picture);
+    assert!(later.sop_instance_uid != first.sop_instance_uid && later.series_uid == first.series_uid);
     // A later sending is the same object, even if what was measured is printed anew.
     assert_eq!(first.sop_instance_uid, built(&flagged, 1).0.sop_instance_uid);
 }

@@ -133,7 +133,13 @@ fn group(
 ) -> Item {
     // The same in every revision, so that a reader can follow a measurement from one to the next.
     let study_uid = case.outcome.study_uid.as_str();
-    let tracking_uid = uid::derive(&[identifier, "tracking", study_uid, &case.identity.station]);
+    let tracking_uid = uid::derive(&[
+        identifier,
+        "tracking",
+        study_uid,
+        &case.identity.station,
+        &case.identity.installation,
+    ]);
     let mut parts: Vec<Item> =
         text(HasObsContext, concept::TRACKING_IDENTIFIER, identifier).into_iter().collect();
     parts.push(uid_ref(HasObsContext, concept::TRACKING_UID, &tracking_uid));
