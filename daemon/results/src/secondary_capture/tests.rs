@@ -84,9 +84,10 @@ fn the_same_facts_give_the_same_bytes_and_other_facts_another_uid() {
     other(&flagged, &station, 1, false);
     // Neither a box of the same name nor one that lost its database comes under these UIDs with other content.
     other(&flagged, &Identity { installation: "another".into(), ..identity() }, 1, false);
+    let (source, identity) = (source(), identity());
     let later = Case {
         when: crate::DateTime { second: 10, ..crate::testing::WHEN },
-        ..case(&source(), None, &flagged, &identity())
+        ..case(&source, None, &flagged, &identity)
     };
     let later = build(&later, &picture);
     assert!(later.sop_instance_uid != first.sop_instance_uid && later.series_uid == first.series_uid);

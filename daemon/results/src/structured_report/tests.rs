@@ -119,6 +119,7 @@ fn blank_names_leave_no_empty_items() {
         model: " ".into(),
         software_version: String::new(),
         station: String::new(),
+        installation: String::new(),
     };
     let report = build(&case(&SourceStudy::default(), None, &not_evaluated(), &blank));
     let folder = tempfile::tempdir().unwrap();
