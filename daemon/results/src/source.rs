@@ -40,9 +40,13 @@ const fn order(group: u16, element: u16, vr: [u8; 2]) -> SourceTag {
 const LENGTH_MAX: usize = 1024;
 
 /// What a receiver files a result by: the Patient and General Study modules (PS3.3 sections C.7.1.1, C.7.2.1,
-/// C.7.2.2); and what the order is called (Requested Procedure and Imaging Service Request modules), as many
-/// scanners copy it from the worklist into the image. All are text, so that their bytes are the same in every byte order. Study Instance UID is not among
-/// them: it comes from the outcome.
+/// C.7.2.2); and what the order is called. Of the order a conformant CT image has Requested Procedure ID and Description,
+/// in the first item of the Request Attributes Sequence (0040,0275) of its General Series module (section C.7.3.1), from
+/// where the caller takes them; at its top level they are a scanner's own addition, and second choice. Placer and filler
+/// order number are in no module of a CT image: only scanners that add them at the top level give them.
+///
+/// All are text, so that their bytes are the same in every byte order. Study Instance UID is not among them: it comes
+/// from the outcome.
 pub const SOURCE_TAGS: &[SourceTag] = &[
     optional(0x0008, 0x0005, *b"CS"), // Specific Character Set
     required(0x0008, 0x0020, *b"DA"), // Study Date

@@ -1,5 +1,5 @@
-//! A walk over the bytes of a DICOM file: copies the few top-level elements that are wanted, finds the pixels, and
-//! skips the rest.
+//! A walk over the bytes of a DICOM file: copies the few top-level elements that are wanted and what the first item of the
+//! Request Attributes Sequence says of the order, finds the pixels, and skips the rest.
 //!
 //! It never allocates more than the wanted elements (each at most [`VALUE_BYTES_MAX`], each once) and a stack of
 //! [`DEPTH_MAX`](crate::dataset::element::DEPTH_MAX) levels, and never recurses: dicom-rs 0.10.1 took 1.78 GB and
@@ -7,7 +7,7 @@
 //! decoded here.
 use super::error::Problem;
 use crate::dataset::element::{
-    Encoding, Header, ITEM, SEQUENCE_END, UNDEFINED, defined, header, item, skip_nested, word,
+    Encoding, Header, ITEM, SEQUENCE_END, UNDEFINED, defined, header, inner, item, skip_nested, word,
 };
 use dicom_core::{Tag, VR};
 
@@ -22,6 +22,12 @@ pub(super) const FRAGMENTS_MAX: usize = 1024;
 const PIXEL_DATA: Tag = Tag(0x7FE0, 0x0010);
 const TRANSFER_SYNTAX: Tag = Tag(0x0002, 0x0010);
 const MEDIA_STORAGE_CLASS: Tag = Tag(0x0002, 0x0002);
+const SPECIFIC_CHARACTER_SET: Tag = Tag(0x0008, 0x0005);
+/// Request Attributes Sequence, of the General Series module (PS3.3 section C.7.3.1).
+const REQUEST_ATTRIBUTES: Tag = Tag(0x0040, 0x0275);
+/// What an image says of its order, in an item of that sequence and, if it conforms, nowhere else: Requested Procedure
+/// Description and Requested Procedure ID.
+const REQUESTED: [Tag; 2] = [Tag(0x0032, 0x1060), Tag(0x0040, 0x1001)];
 
 pub(super) const IMPLICIT_LITTLE: &str = "1.2.840.10008.1.2";
 pub(super) const EXPLICIT_LITTLE: &str = "1.2.840.10008.1.2.1";
@@ -55,7 +61,7 @@ pub(crate) enum PixelLocation {
 pub(super) struct Scan {
     /// Transfer syntax from the file meta information, or the guess for a bare data set.
     pub transfer_syntax: String,
-    /// The wanted elements, in the order of the file.
+    /// The wanted elements, in the order of the file; those of the order last.
     pub elements: Vec<RawElement>,
     /// The pixels.
     pub location: PixelLocation,
@@ -152,9 +158,10 @@ pub(super) fn scan(bytes: &[u8], wanted: &[Tag]) -> Result<Scan, Problem> {
         // PS3.5 section A.4: all compressed ones are explicit VR little endian.
         _ => Encoding::Explicit,
     };
-    let mut elements = Vec::new();
-    let location = walk(bytes, at, encoding, wanted, &mut elements)
+    let (mut elements, mut request) = (Vec::new(), None);
+    let location = walk(bytes, at, encoding, wanted, &mut elements, &mut request)
         .unwrap_or_else(|what| PixelLocation::Damaged { what });
+    put_request(&mut elements, request.unwrap_or_default(), wanted);
     Ok(Scan { transfer_syntax, elements, location })
 }
 
@@ -169,6 +176,7 @@ fn walk(
     encoding: Encoding,
     wanted: &[Tag],
     elements: &mut Vec<RawElement>,
+    request: &mut Option<Vec<RawElement>>,
 ) -> Result<PixelLocation, String> {
     while at < bytes.len() {
         // Some writers pad the file with zeros.
@@ -179,18 +187,69 @@ fn walk(
         if element.tag == PIXEL_DATA {
             return pixels(bytes, &element);
         }
-        if element.length == UNDEFINED {
-            at = skip_nested(bytes, &element, encoding)?;
-            continue;
+        let end = end(bytes, &element, encoding)?;
+        let value = &bytes[element.value..end];
+        if element.tag == REQUEST_ATTRIBUTES {
+            request.get_or_insert_with(|| first_item(value, inner(element.vr, encoding)));
+        } else if element.length != UNDEFINED && wanted.contains(&element.tag) {
+            keep(elements, &element, value);
         }
-        let value = defined(bytes, &element)?;
-        let known = elements.iter().any(|e| e.tag == element.tag);
-        if wanted.contains(&element.tag) && !known && value.len() <= VALUE_BYTES_MAX {
-            elements.push(RawElement { tag: element.tag, vr: element.vr, value: value.to_vec() });
-        }
-        at = element.value + value.len();
+        at = end;
     }
     Ok(PixelLocation::Absent)
+}
+
+/// Where an element ends.
+fn end(bytes: &[u8], element: &Header, encoding: Encoding) -> Result<usize, String> {
+    match element.length {
+        UNDEFINED => skip_nested(bytes, element, encoding),
+        _ => defined(bytes, element).map(|value| element.value + value.len()),
+    }
+}
+
+/// Copies an element, once and never a long one.
+fn keep(elements: &mut Vec<RawElement>, element: &Header, value: &[u8]) {
+    let known = elements.iter().any(|e| e.tag == element.tag);
+    if !known && value.len() <= VALUE_BYTES_MAX {
+        elements.push(RawElement { tag: element.tag, vr: element.vr, value: value.to_vec() });
+    }
+}
+
+/// What the first item of a sequence says of the order, with the character set that it says it in. `sequence` is its
+/// value; where that breaks off so does the copying: the file itself goes on behind it.
+fn first_item(sequence: &[u8], encoding: Encoding) -> Vec<RawElement> {
+    let mut elements = Vec::new();
+    let Some(first) = item(sequence, 0).ok().filter(|first| first.tag == ITEM) else { return elements };
+    let length = if first.length == UNDEFINED { usize::MAX } else { first.length as usize };
+    let content = &sequence[first.value..first.value.saturating_add(length).min(sequence.len())];
+    let mut at = 0;
+    // The delimiter of an item is no element: there the headers end.
+    while let Ok(element) = header(content, at, encoding) {
+        let Ok(end) = end(content, &element, encoding) else { break };
+        let wanted = REQUESTED.contains(&element.tag) || element.tag == SPECIFIC_CHARACTER_SET;
+        if wanted && element.length != UNDEFINED {
+            keep(&mut elements, &element, &content[element.value..end]);
+        }
+        at = end;
+    }
+    elements
+}
+
+/// Puts what the sequence says in the place of what the top level says.
+fn put_request(elements: &mut Vec<RawElement>, request: Vec<RawElement>, wanted: &[Tag]) {
+    let set = |elements: &[RawElement]| {
+        elements.iter().find(|e| e.tag == SPECIFIC_CHARACTER_SET).map(|e| e.value.clone())
+    };
+    // PS3.3 section C.12.1.1.2: an item may have a set of its own. Its text can't stand beside another, but for ASCII.
+    let same_set = set(&request).is_none_or(|own| Some(own) == set(elements));
+    for element in request {
+        let empty = element.value.iter().all(|b| matches!(b, b' ' | b'\0'));
+        let legible = same_set || element.value.iter().all(|b| matches!(b, b' '..=b'~' | b'\0'));
+        if REQUESTED.contains(&element.tag) && wanted.contains(&element.tag) && !empty && legible {
+            elements.retain(|e| e.tag != element.tag);
+            elements.push(element);
+        }
+    }
 }
 
 fn pixels(bytes: &[u8], element: &Header) -> Result<PixelLocation, String> {
