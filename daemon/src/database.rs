@@ -146,6 +146,15 @@ fn prepare(connection: &mut Connection) -> Result<(), DatabaseError> {
     Ok(())
 }
 
+/// Whether what stands in one row can't be read, while the database works.
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    matches!(
+        error,
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)
+    )
+}
+
 fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, DatabaseError> {
     Ok(serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?)
 }

@@ -54,6 +54,15 @@ pub const SERVICE_DATA_SET_BYTES_MAX: u64 = 4 << 20;
 /// Series, scheduled steps and the like in a procedure step.
 pub const STEP_ITEMS_MAX: usize = 200;
 
+/// Procedure steps that a study may have: a scanner makes one, or a few where an examination is interrupted. All of
+/// them together list [`REFERENCES_MAX`] instances at the most: 1 MB while the study is received.
+pub const STEPS_PER_STUDY_MAX: u32 = 32;
+
+/// UIDs that scanners list (in procedure steps and storage commitment requests) and that are held while studies are
+/// received, over all of them; beyond it what scanners tell of a further study does not count. Five of the longest
+/// lists, 10 MB.
+pub const LISTED_HELD_MAX: usize = 5 * REFERENCES_MAX;
+
 /// Procedure steps that are remembered, the latest ones: a scanner performs some 30 to 100 a day.
 pub const PROCEDURE_STEPS_MAX: u32 = 10_000;
 

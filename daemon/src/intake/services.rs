@@ -2,6 +2,7 @@
 //!
 //! Owns the answers. Each is given after the database has what it acknowledges; a message that can't be used is refused
 //! with its reason, and changes nothing. It never decides when a study is complete: it tells the assembler.
+use super::spool::SpoolError;
 use super::{Event, Intake, lock, now_ms};
 use crate::commitment::{self, MessageError, Report, Request};
 use crate::database::{DatabaseError, StepChange};
@@ -14,7 +15,7 @@ use dimse::uids::{
 };
 use dimse::{AssociationError, Status};
 use log::{info, warn};
-use study::SopInstanceUid;
+use study::{SopInstanceUid, StudyUid};
 
 /// Why a message is refused.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,8 @@ enum Refusal {
     DataSet(#[from] DataSetError),
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     #[error("more than {} bytes", limits::SERVICE_DATA_SET_BYTES_MAX)]
     TooLong,
     #[error("the SOP class has no such operation")]
@@ -42,6 +45,8 @@ enum Refusal {
     // PS3.4 table F.7.2-2 has these words.
     #[error("Performed Procedure Step Object may no longer be updated")]
     StepEnded,
+    #[error("too many procedure steps or instances for one study")]
+    TooManySteps,
     #[error("no such action type")]
     ActionType,
     #[error("no such event type")]
@@ -60,7 +65,9 @@ impl Refusal {
             Self::DataSet(_) | Self::Database(_) | Self::NoScanner | Self::StepEnded => {
                 Status::PROCESSING_FAILURE
             }
-            Self::TooLong | Self::TooManyWait => Status::RESOURCE_LIMITATION,
+            Self::TooLong | Self::TooManyWait | Self::TooManySteps | Self::Spool(_) => {
+                Status::RESOURCE_LIMITATION
+            }
             Self::Operation => Status::UNRECOGNIZED_OPERATION,
             Self::Class => Status::NO_SUCH_SOP_CLASS,
             Self::NoInstance => Status::MISSING_ATTRIBUTE,
@@ -74,7 +81,8 @@ impl Refusal {
     /// What the peer is told: the log has the database's own words.
     fn comment(&self) -> String {
         match self {
-            Self::Database(_) => "could not be stored".to_owned(),
+            Self::Spool(SpoolError::Full { .. }) => "disk nearly full".to_owned(),
+            Self::Database(_) | Self::Spool(_) => "could not be stored".to_owned(),
             other => other.to_string(),
         }
     }
@@ -169,10 +177,9 @@ impl Intake {
 
     fn create_step(&self, uid: &str, set: &DataSet<'_>) -> Result<Then, Refusal> {
         let step = procedure_steps::create(set)?;
-        if !self.database.create_step(uid, &step)? {
-            return Err(Refusal::StepExists);
-        }
-        for study in step.studies {
+        // What a scanner tells takes space, too.
+        self.spool.room()?;
+        for study in studies(self.database.create_step(uid, &step)?)? {
             info!("study {study}: procedure step {uid} is in progress");
             self.tell(Event::StepChanged { study });
         }
@@ -181,12 +188,8 @@ impl Intake {
 
     fn change_step(&self, uid: &str, set: &DataSet<'_>) -> Result<Then, Refusal> {
         let change = procedure_steps::change(set)?;
-        let studies = match self.database.change_step(uid, &change)? {
-            StepChange::Made(studies) => studies,
-            StepChange::Unknown => return Err(Refusal::UnknownInstance),
-            StepChange::Ended => return Err(Refusal::StepEnded),
-        };
-        for study in studies {
+        self.spool.room()?;
+        for study in studies(self.database.change_step(uid, &change)?)? {
             let listed = change.instances.as_ref().map_or(0, Vec::len);
             info!(
                 "study {study}: procedure step {uid} changed: {:?}, {listed} instances listed",
@@ -202,6 +205,7 @@ impl Intake {
         if !self.config.scanners.iter().any(|scanner| scanner.ae_title == calling) {
             return Err(Refusal::NoScanner);
         }
+        self.spool.room()?;
         if !self.database.request_commitment(calling, called, &request, now_ms())? {
             return Err(Refusal::TooManyWait);
         }
@@ -227,6 +231,17 @@ impl Intake {
     /// An assembler that has stopped needs no news: the database has everything for the next start.
     fn tell(&self, event: Event) {
         let _ = self.events.send(event);
+    }
+}
+
+/// The studies of a step that was made or changed.
+fn studies(change: StepChange) -> Result<Vec<StudyUid>, Refusal> {
+    match change {
+        StepChange::Made(studies) => Ok(studies),
+        StepChange::Exists => Err(Refusal::StepExists),
+        StepChange::Unknown => Err(Refusal::UnknownInstance),
+        StepChange::Ended => Err(Refusal::StepEnded),
+        StepChange::TooMany => Err(Refusal::TooManySteps),
     }
 }
 

@@ -26,6 +26,11 @@ struct Scene {
 
 impl Scene {
     fn new(dir: &Path) -> Self {
+        Self::with_free_mib(dir, 0)
+    }
+
+    /// With so much space to be kept free.
+    fn with_free_mib(dir: &Path, min_free_mib: u64) -> Self {
         let toml = format!(
             "[dicom]\nae_title = \"T\"\nlisten = \"127.0.0.1:0\"\ncallers = [\"CT1\", \"CT2\"]\n[storage]\ndir = {dir:?}\n\
              [policy]\nmode = \"severity\"\noperating_point = 0.5\nseverity_min = 0.05\n\
@@ -33,7 +38,7 @@ impl Scene {
              [[destination]]\nprotocol = \"dicom\"\nname = \"pacs\"\nae_title = \"PACS\"\naddress = \"127.0.0.1:1\"\n\
              storage_commitment = true\n"
         );
-        let spool = Arc::new(Spool::open(&dir.join("spool"), 0).unwrap());
+        let spool = Arc::new(Spool::open(&dir.join("spool"), min_free_mib).unwrap());
         let database = Arc::new(Database::open(&dir.join("db")).unwrap());
         let (sender, events) = sync_channel(100);
         let intake = Intake::new(Config::parse(&toml).unwrap(), spool, Arc::clone(&database), sender);
@@ -122,6 +127,22 @@ fn a_step_is_created_once_and_ends_once() {
     // What is too long is refused, and the association goes on.
     let long = vec![0; limits::SERVICE_DATA_SET_BYTES_MAX as usize + 2];
     assert_eq!(said(ct.set(MPPS, "1.9", &long)).0, Status::RESOURCE_LIMITATION);
+    ct.release().unwrap();
+}
+
+#[test]
+fn a_nearly_full_disk_takes_no_more_than_images_would_find() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::with_free_mib(dir.path(), u64::MAX);
+    let mut ct = scene.associate("CT1").unwrap();
+    let study = Writer::default().uid(tags::STUDY_INSTANCE_UID, "1.5");
+    let new = state("IN PROGRESS").sequence(tags::SCHEDULED_STEP_ATTRIBUTES_SEQUENCE, [study]).finish();
+    let full = (Status::RESOURCE_LIMITATION, "disk nearly full".to_owned());
+    assert_eq!(said(ct.create(MPPS, Some("1.9"), &new)), full);
+    assert_eq!(said(ct.set(MPPS, "1.9", &state("COMPLETED").finish())), full);
+    let request = references(tags::REFERENCED_SOP_SEQUENCE, &["1.1", "1.2"]).finish();
+    assert_eq!(said(ct.action(COMMITMENT, WELL_KNOWN, 1, &request)), full);
+    assert!(scene.events.try_recv().is_err() && scene.database.awaiting_reports().unwrap().is_empty());
     ct.release().unwrap();
 }
 

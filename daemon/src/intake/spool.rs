@@ -157,10 +157,7 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Full`] below the configured free space.
     pub fn begin(&self) -> Result<Part, SpoolError> {
-        let free_mib = self.free_mib()?;
-        if free_mib < self.min_free_mib {
-            return Err(SpoolError::Full { free_mib, min_free_mib: self.min_free_mib });
-        }
+        self.room()?;
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.is_empty() {
             for _ in 0..SLOTS {
@@ -180,6 +177,15 @@ impl Spool {
         let bytes = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         let (home, buffers) = (Arc::clone(&self.slots), Arc::clone(&self.buffers));
         Ok(Part { slot, home, buffers, head_bytes: 0, bytes })
+    }
+
+    /// Whether there is space for anything more that a peer sends.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] below the configured free space.
+    pub fn room(&self) -> Result<(), SpoolError> {
+        let (free_mib, min_free_mib) = (self.free_mib()?, self.min_free_mib);
+        if free_mib < min_free_mib { Err(SpoolError::Full { free_mib, min_free_mib }) } else { Ok(()) }
     }
 
     /// Space left for the spool.
