@@ -286,20 +286,31 @@ impl Spool {
     }
 
     /// Those of `sop_instances` that are filed, with the SOP class that they were stored as. A file that is shorter than its
-    /// seal says holds nothing.
+    /// seal says holds nothing. The newest studies are looked at first, and no more once all are found.
     pub fn filed<'a>(
         &self,
         sop_instances: impl Iterator<Item = &'a str>,
     ) -> Result<HashMap<&'a str, String>, SpoolError> {
         let wanted: HashMap<String, &str> = sop_instances.map(|uid| (instance_hash(uid), uid)).collect();
         let mut filed = HashMap::new();
-        for path in study_files(&self.studies_dir)? {
-            let Some(uid) = hash_of(&path).and_then(|hash| wanted.get(&hash).copied()) else { continue };
-            match sop_class(&path) {
-                Ok(Some(class)) => drop(filed.insert(uid, class)),
-                Ok(None) => warn!("{} is damaged", path.display()),
-                // The janitor may have been faster.
-                Err(error) => info!("not there any more: {}", at(&path)(error)),
+        let mut studies = self.studies()?;
+        studies.sort_unstable_by(|a, b| b.cmp(a));
+        for study in studies {
+            if filed.len() == wanted.len() {
+                break;
+            }
+            let paths = files(&self.study_dir(study)).unwrap_or_else(|error| {
+                warn!("left as it is: {error}");
+                Vec::new()
+            });
+            for path in paths {
+                let Some(uid) = hash_of(&path).and_then(|hash| wanted.get(&hash).copied()) else { continue };
+                match sop_class(&path) {
+                    Ok(Some(class)) => drop(filed.insert(uid, class)),
+                    Ok(None) => warn!("{} is damaged", path.display()),
+                    // The janitor may have been faster.
+                    Err(error) => info!("not there any more: {}", at(&path)(error)),
+                }
             }
         }
         Ok(filed)

@@ -154,4 +154,12 @@ fn what_is_filed_is_known_with_its_sop_class() {
     let filed = spool.filed(wanted.into_iter()).unwrap();
     let want = ["1.1", "1.2"].map(|uid| (uid, uids::CT_IMAGE_STORAGE.to_owned()));
     assert_eq!(filed, want.into());
+    // The newest studies first, and no more once all are found: older ones need not even be readable.
+    let newest = HashMap::from([("1.2", uids::CT_IMAGE_STORAGE.to_owned())]);
+    keep("1.2", 3);
+    let older = dir.path().join("studies/00000002");
+    fs::remove_dir_all(&older).unwrap();
+    fs::write(&older, b"no folder").unwrap();
+    assert_eq!(spool.filed(["1.2"].into_iter()).unwrap(), newest);
+    assert_eq!(spool.filed(["1.1", "1.2"].into_iter()).unwrap().len(), 2, "one of them is in the oldest");
 }
