@@ -1,8 +1,9 @@
 //! The rows of storage commitment requests that scanners made of us: each waits until its report was taken.
-use super::{Database, DatabaseError, json};
+use super::{Database, DatabaseError, is_damaged, json};
 use crate::commitment::{Reference, Request};
 use crate::limits;
-use rusqlite::{OptionalExtension, params};
+use log::error;
+use rusqlite::{OptionalExtension, Row, params};
 
 /// A row goes when its report was taken or given up.
 pub(super) const TABLE: &str = "
@@ -67,30 +68,32 @@ impl Database {
     }
 
     /// The report for a scanner that has been due for longest. A time further ahead than any pause was written while the
-    /// clock was wrong: such a report is due, too.
+    /// clock was wrong: such a report is due, too. A row that is damaged goes, aloud: the scanner misses its report and
+    /// may ask again, and the others have theirs.
     pub fn due_report(&self, calling: &str, now_ms: i64) -> Result<Option<DueReport>, DatabaseError> {
-        let row = self
-            .lock()
-            .query_row(
-                "SELECT id, called, transaction_uid, instances, requested_ms, attempts FROM commitments
-                 WHERE calling = ?1 AND (next_attempt_ms <= ?2 OR next_attempt_ms > ?2 + ?3)
-                 ORDER BY next_attempt_ms, id LIMIT 1",
-                params![calling, now_ms, limits::DELIVERY_PAUSE_MAX_MS * 3 / 2],
-                |row| {
-                    let instances = row.get::<_, String>(3)?;
-                    let request = (row.get::<_, String>(2)?, instances);
-                    Ok((row.get(0)?, row.get(1)?, request, row.get(4)?, row.get(5)?))
-                },
-            )
-            .optional()?;
-        let Some((id, called, (transaction_uid, instances), requested_ms, attempts)) = row else {
-            return Ok(None);
-        };
-        let instances: Vec<Reference> = serde_json::from_str(&instances).map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(error))
-        })?;
-        let request = Request { transaction_uid, instances };
-        Ok(Some(DueReport { id, called, request, requested_ms, attempts }))
+        let connection = self.lock();
+        loop {
+            let row = connection
+                .query_row(
+                    "SELECT id, called, transaction_uid, instances, requested_ms, attempts FROM commitments
+                     WHERE calling = ?1 AND (next_attempt_ms <= ?2 OR next_attempt_ms > ?2 + ?3)
+                     ORDER BY next_attempt_ms, id LIMIT 1",
+                    params![calling, now_ms, limits::DELIVERY_PAUSE_MAX_MS * 3 / 2],
+                    |row| Ok((row.get(0)?, due(row))),
+                )
+                .optional()?;
+            match row {
+                None => return Ok(None),
+                Some((id, Err(damage))) if is_damaged(&damage) => {
+                    error!(
+                        "a storage commitment request of {calling} can't be read and is given up: {damage}"
+                    );
+                    let id: i64 = id;
+                    connection.execute("DELETE FROM commitments WHERE id = ?1", [id])?;
+                }
+                Some((_, due)) => return Ok(Some(due?)),
+            }
+        }
     }
 
     /// The time of a scanner's next report, if any waits.
@@ -135,6 +138,19 @@ impl Database {
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+}
+
+fn due(row: &Row<'_>) -> Result<DueReport, rusqlite::Error> {
+    let instances: Vec<Reference> = serde_json::from_str(&row.get::<_, String>(3)?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(error))
+    })?;
+    Ok(DueReport {
+        id: row.get(0)?,
+        called: row.get(1)?,
+        request: Request { transaction_uid: row.get(2)?, instances },
+        requested_ms: row.get(4)?,
+        attempts: row.get(5)?,
+    })
 }
 
 #[cfg(test)]
@@ -188,6 +204,25 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_request_goes_and_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(&dir.path().join("db")).unwrap();
+        for (i, damage) in
+            ["instances = '[{'", "instances = X'FF'", "called = X'FF'", "attempts = -1"].iter().enumerate()
+        {
+            database.request_commitment("CT1", "T", &request("1.5", &["1.1"]), 100).unwrap();
+            let damage = format!("UPDATE commitments SET {damage} WHERE transaction_uid = '1.5'");
+            database.lock().execute(&damage, []).unwrap();
+            let whole = request(&format!("1.6.{i}"), &["1.1"]);
+            database.request_commitment("CT1", "T", &whole, 110).unwrap();
+            let due = database.due_report("CT1", 110).unwrap().unwrap();
+            assert_eq!(due.request, whole, "{damage}");
+            database.end_report(&due).unwrap();
+            assert_eq!(database.due_report("CT1", 110).unwrap(), None, "{damage}");
+        }
+    }
+
+    #[test]
     fn no_more_than_the_most_wait() {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::open(&dir.path().join("db")).unwrap();
@@ -196,5 +231,9 @@ mod tests {
             assert!(database.request_commitment("CT1", "T", &request(&format!("1.{i}"), &["1"]), 1).unwrap());
         }
         assert!(!database.request_commitment("CT1", "T", &request("2.1", &["1"]), 1).unwrap());
+        // One that is made again takes no place of its own.
+        let again = database.request_commitment("CT1", "T", &request("1.1", &["1"]), 1).unwrap();
+        let waiting = database.awaiting_reports().unwrap();
+        assert_eq!((again, waiting), (false, vec![("CT1".to_owned(), limits::COMMITMENTS_MAX)]));
     }
 }
