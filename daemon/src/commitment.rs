@@ -291,8 +291,7 @@ impl Reporter {
             info!("{}: release: {error}", self.scanner.ae_title);
         }
         if answer.status.is_failure() {
-            let comment = answer.error_comment.unwrap_or_default();
-            return Err(Failed::Refused { status: answer.status, comment });
+            return Err(Failed::Refused { status: answer.status });
         }
         Ok(due.request.instances.iter().filter(|r| failure(r, filed).is_some()).count())
     }
@@ -305,15 +304,16 @@ enum Failed {
     Spool(SpoolError),
     #[error("{0}")]
     Peer(String),
-    #[error("it answered {status} {comment}")]
-    Refused { status: Status, comment: String },
+    /// Not with the scanner's comment: it may name the patient.
+    #[error("it answered {status}")]
+    Refused { status: Status },
 }
 
 impl Failed {
     /// The scanner has heard it and does not want it: a transaction that it does not know, say. It will not change its
     /// mind.
     fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if !status.is_retryable())
+        matches!(self, Self::Refused { status } if !status.is_retryable())
     }
 }
 

@@ -72,7 +72,7 @@ pub enum StepError {
     /// Not a value that it may have here.
     #[error("Performed Procedure Step Status {state:?} may not stand here")]
     State {
-        /// The value.
+        /// The value, as far as a code string goes.
         state: String,
     },
     /// An identifier that can't be one.
@@ -109,6 +109,12 @@ impl StepState {
     }
 }
 
+/// PS3.5 section 6.2: a code string has at most 16 characters. What is longer is anything that a peer may send, and goes
+/// no further.
+fn no_state(value: &str) -> StepError {
+    StepError::State { state: value.chars().take(16).collect() }
+}
+
 /// Reads the data set of an N-CREATE.
 ///
 /// # Errors
@@ -121,7 +127,7 @@ pub fn create(set: &DataSet<'_>) -> Result<NewStep, StepError> {
         Some("") => return Err(StepError::Empty { name: STATUS }),
         // PS3.4 section F.7.2.1.2: a step is created in progress.
         Some("IN PROGRESS") => {}
-        Some(other) => return Err(StepError::State { state: other.to_owned() }),
+        Some(other) => return Err(no_state(other)),
     }
     let scheduled = set.items(tags::SCHEDULED_STEP_ATTRIBUTES_SEQUENCE, STEP_ITEMS_MAX)?;
     if scheduled.is_empty() {
@@ -155,7 +161,7 @@ pub fn change(set: &DataSet<'_>) -> Result<Change, StepError> {
         Some(value) if value.is_empty() => {
             return Err(StepError::Empty { name: "Performed Procedure Step Status" });
         }
-        Some(value) => Some(StepState::parse(&value).ok_or(StepError::State { state: value })?),
+        Some(value) => Some(StepState::parse(&value).ok_or_else(|| no_state(&value))?),
     };
     Ok(Change { state, instances: instances(set)? })
 }
@@ -266,6 +272,13 @@ mod tests {
         for (bytes, status) in cases {
             let error = create(&set(&bytes)).unwrap_err();
             assert_eq!(error.status(), Status(status), "{error}");
+        }
+        let long = "DONE ".repeat(1000);
+        for error in [
+            create(&set(&step(Some(&long), &["1.5"]))).unwrap_err(),
+            change(&set(&step(Some(&long), &[]))).unwrap_err(),
+        ] {
+            assert!(error.to_string().len() < 100, "{error}");
         }
         for (status, want) in [("DONE", 0x0106), ("", 0x0121)] {
             assert_eq!(change(&set(&step(Some(status), &[]))).unwrap_err().status(), Status(want));
