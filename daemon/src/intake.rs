@@ -67,6 +67,9 @@ pub enum Event {
     CommitmentRequested {
         /// Of these.
         instances: BTreeSet<SopInstanceUid>,
+        /// Dropped when it was taken: the association waits for it, so that no more lists wait than there are
+        /// associations.
+        taken: Sender<()>,
     },
     /// An association ended.
     Ended {
@@ -286,9 +289,9 @@ impl Intake {
         let contexts = sop_classes::contexts();
         let peer = stream.peer_addr().map_or_else(|_| "unknown".into(), |a| a.to_string());
         // Silent connections don't count: anybody could keep the scanner out with them.
-        let mut open = None;
+        let mut admitted = None;
         let mut policy = |request: &AssociationRequest| {
-            open = Some(self.policy(request.calling.as_str(), request.called.as_str())?);
+            admitted = Some(self.policy(request.calling.as_str(), request.called.as_str())?);
             Ok(())
         };
         let accepted = match tls {
@@ -308,7 +311,7 @@ impl Intake {
         }
         // An assembler that has stopped needs no news: the spool has everything for the next start.
         let _ = self.events.send(Event::Ended { association: id, released: end.is_ok() });
-        drop(open);
+        drop(admitted);
     }
 
     fn policy(&self, calling: &str, called: &str) -> Result<Open, Rejection> {
@@ -317,13 +320,16 @@ impl Intake {
         }
         // Who keeps our results for good calls back to say so (PS3.4 annex J).
         let archive = |d: &Destination| matches!(d, Destination::Dicom(d) if d.storage_commitment && d.ae_title == calling);
-        if !self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling)
-            && !self.config.destinations.iter().any(archive)
-        {
+        if !self.is_caller(calling) && !self.config.destinations.iter().any(archive) {
             return Err(Rejection::CALLING_AE_NOT_RECOGNIZED);
         }
         Open::new(&self.associations, self.config.dicom.associations_max)
             .ok_or(Rejection::TEMPORARY_CONGESTION)
+    }
+
+    /// Whether an AE title is a sender's. An archive that is none was let in to tell what it keeps, and for nothing else.
+    fn is_caller(&self, calling: &str) -> bool {
+        self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling)
     }
 
     fn messages(
@@ -336,7 +342,12 @@ impl Intake {
             match message {
                 Message::Echo(echo) => association.respond_echo(&echo, Status::SUCCESS)?,
                 Message::Store(store) => {
-                    let result = self.receive(association, &store, id)?;
+                    let result = if self.is_caller(association.request().calling.as_str()) {
+                        self.receive(association, &store, id)?
+                    } else {
+                        association.read_data_set(&mut io::sink(), 0)?;
+                        Err(StoreError::NotAuthorized)
+                    };
                     let (status, comment) = match &result {
                         Ok(()) => (Status::SUCCESS, None),
                         Err(error) => {

@@ -7,7 +7,9 @@ use crate::instance::Instance;
 use crate::intake::assembler::{Assembly, QuietTimes};
 use crate::intake::spool::Spool;
 use crate::intake::{Event, Intake};
+use crate::limits::LISTED_HELD_MAX;
 use crate::pipeline::Pipeline;
+use crate::procedure_steps::Step;
 use crate::queue::Queue;
 use crate::worklist::Urgencies;
 use log::{info, warn};
@@ -94,14 +96,24 @@ impl AssemblerDriver {
                 self.intake.taken(&study);
             }
             Event::StepChanged { study } => {
-                if let Some((_, assembly)) = self.assemblies.get_mut(&study) {
-                    assembly.steps_changed(&self.database.steps_of(&study)?);
+                if self.assemblies.contains_key(&study) {
+                    let steps = self.steps_of(&study)?;
+                    if let Some((_, assembly)) = self.assemblies.get_mut(&study) {
+                        assembly.steps_changed(&steps);
+                    }
                 }
             }
-            Event::CommitmentRequested { instances } => {
-                for (_, assembly) in self.assemblies.values_mut() {
-                    assembly.commitment_requested(&instances);
+            Event::CommitmentRequested { instances, taken } => {
+                let mut listed = self.listed();
+                let concerned = |(_, a): &&mut (StudyKey, Assembly)| a.has_any_of(&instances);
+                for (_, assembly) in self.assemblies.values_mut().filter(concerned) {
+                    listed -= assembly.listed();
+                    if is_room(listed, instances.len()) {
+                        assembly.commitment_requested(&instances);
+                    }
+                    listed += assembly.listed();
                 }
+                drop(taken);
             }
         }
         Ok(())
@@ -114,15 +126,28 @@ impl AssemblerDriver {
         key: StudyKey,
         now: Instant,
     ) -> anyhow::Result<&mut Assembly> {
-        let (_, assembly) = match self.assemblies.entry(instance.header.study.clone()) {
+        let study = &instance.header.study;
+        let steps = if self.assemblies.contains_key(study) { Vec::new() } else { self.steps_of(study)? };
+        let (_, assembly) = match self.assemblies.entry(study.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => {
-                let steps = self.database.steps_of(&instance.header.study)?;
                 self.urgencies.ask(instance);
                 vacant.insert((key, Assembly::new(now).with_steps(&steps)))
             }
         };
         Ok(assembly)
+    }
+
+    /// What the scanner told of a study; nothing if there is no room for its lists.
+    fn steps_of(&self, study: &StudyUid) -> anyhow::Result<Vec<Step>> {
+        let steps = self.database.steps_of(study)?;
+        let held = self.assemblies.get(study).map_or(0, |(_, assembly)| assembly.listed());
+        let more = steps.iter().map(|step| step.instances.len()).sum();
+        Ok(if is_room(self.listed() - held, more) { steps } else { Vec::new() })
+    }
+
+    fn listed(&self) -> usize {
+        self.assemblies.values().map(|(_, assembly)| assembly.listed()).sum()
     }
 
     /// Begins an assembly from what the spool has of a study.
@@ -170,4 +195,15 @@ impl AssemblerDriver {
         }
         Ok(wait)
     }
+}
+
+/// Whether so many more UIDs of scanners' lists may be held.
+fn is_room(listed: usize, more: usize) -> bool {
+    let room = more == 0 || listed + more <= LISTED_HELD_MAX;
+    if !room {
+        warn!(
+            "a list of {more} instances does not count: {listed} are held of others, the most is {LISTED_HELD_MAX}"
+        );
+    }
+    room
 }

@@ -105,9 +105,14 @@ impl Assembly {
         self.steps = Steps { latest: true, ..Steps::new(steps) };
     }
 
+    /// Whether any of these is here.
+    pub fn has_any_of(&self, instances: &BTreeSet<SopInstanceUid>) -> bool {
+        self.instances.keys().any(|uid| instances.contains(uid))
+    }
+
     /// The scanner asked for storage commitment of these; nothing changes if none of them is here.
     pub fn commitment_requested(&mut self, asked: &BTreeSet<SopInstanceUid>) {
-        if self.instances.keys().any(|uid| asked.contains(uid)) {
+        if self.has_any_of(asked) {
             self.asked.clone_from(asked);
         }
     }
@@ -138,6 +143,11 @@ impl Assembly {
             self.aborted |= !released;
             self.last_event = now;
         }
+    }
+
+    /// How many UIDs it holds of what scanners listed.
+    pub fn listed(&self) -> usize {
+        self.steps.listed.len() + self.asked.len()
     }
 
     /// The instances so far.

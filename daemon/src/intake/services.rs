@@ -15,6 +15,8 @@ use dimse::uids::{
 };
 use dimse::{AssociationError, Status};
 use log::{info, warn};
+use std::collections::BTreeSet;
+use std::sync::mpsc::channel;
 use study::{SopInstanceUid, StudyUid};
 
 /// Why a message is refused.
@@ -47,6 +49,8 @@ enum Refusal {
     StepEnded,
     #[error("too many procedure steps or instances for one study")]
     TooManySteps,
+    #[error("calling AE title is none of dicom.callers")]
+    NotAuthorized,
     #[error("no such action type")]
     ActionType,
     #[error("no such event type")]
@@ -73,6 +77,7 @@ impl Refusal {
             Self::NoInstance => Status::MISSING_ATTRIBUTE,
             Self::UnknownInstance => Status::NO_SUCH_SOP_INSTANCE,
             Self::StepExists => Status::DUPLICATE_SOP_INSTANCE,
+            Self::NotAuthorized => Status::NOT_AUTHORIZED,
             Self::ActionType => Status::NO_SUCH_ACTION_TYPE,
             Self::EventType => Status::NO_SUCH_EVENT_TYPE,
         }
@@ -91,10 +96,10 @@ impl Refusal {
 /// Who hears of it after the answer.
 enum Then {
     Nothing,
-    /// The thread that reports to this scanner.
-    Report(String),
-    /// The thread that delivers to this destination.
-    Deliver(String),
+    /// The thread that reports to this scanner, and the assembler: it asked about these.
+    Report(String, BTreeSet<SopInstanceUid>),
+    /// The threads that deliver to these destinations.
+    Deliver(Vec<String>),
 }
 
 impl Intake {
@@ -120,17 +125,10 @@ impl Intake {
         };
         match done {
             Ok(then) => {
-                association.respond_normalized(request, Status::SUCCESS, NAnswer::default())?;
-                let woken = match &then {
-                    Then::Nothing => None,
-                    Then::Report(scanner) => lock(&self.reporters).get(scanner).cloned(),
-                    Then::Deliver(destination) => lock(&self.deliverers).get(destination).cloned(),
-                };
-                if let Some(wake) = woken {
-                    // Whoever has stopped finds it in the database after the next start.
-                    let _ = wake.send(());
-                }
-                Ok(())
+                let answered = association.respond_normalized(request, Status::SUCCESS, NAnswer::default());
+                // Whether the peer heard the answer or not: the database has it.
+                self.wake(then);
+                answered
             }
             Err(refusal) => {
                 warn!("{:?} of {} by {calling} refused: {refusal}", request.operation, request.sop_class_uid);
@@ -141,6 +139,27 @@ impl Intake {
         }
     }
 
+    /// Tells whoever is to know of it. Whoever has stopped finds it in the database after the next start.
+    fn wake(&self, then: Then) {
+        let (threads, names) = match &then {
+            Then::Nothing => return,
+            Then::Report(scanner, _) => (&self.reporters, std::slice::from_ref(scanner)),
+            Then::Deliver(destinations) => (&self.deliverers, destinations.as_slice()),
+        };
+        for name in names {
+            let wake = lock(threads).get(name).cloned();
+            if let Some(wake) = wake {
+                let _ = wake.send(());
+            }
+        }
+        if let Then::Report(_, instances) = then {
+            let (taken, until_taken) = channel();
+            self.tell(Event::CommitmentRequested { instances, taken });
+            // Nothing is ever sent: it ends when the assembler drops its end.
+            let _ = until_taken.recv();
+        }
+    }
+
     fn perform(
         &self,
         request: &NRequest,
@@ -148,6 +167,9 @@ impl Intake {
         calling: &str,
         called: &str,
     ) -> Result<Then, Refusal> {
+        if !matches!(request.operation, NOperation::EventReport { .. }) && !self.is_caller(calling) {
+            return Err(Refusal::NotAuthorized);
+        }
         let instance = request.sop_instance_uid.as_deref();
         match (request.sop_class_uid.as_str(), request.operation) {
             (MODALITY_PERFORMED_PROCEDURE_STEP, NOperation::Create) => {
@@ -213,8 +235,7 @@ impl Intake {
         info!("storage commitment {}: {calling} asks about {count} instances", request.transaction_uid);
         let uid = |r: &commitment::Reference| SopInstanceUid::new(&r.sop_instance_uid).ok();
         let instances = request.instances.iter().filter_map(uid).collect();
-        self.tell(Event::CommitmentRequested { instances });
-        Ok(Then::Report(calling.to_owned()))
+        Ok(Then::Report(calling.to_owned(), instances))
     }
 
     fn commitment_answered(&self, set: &DataSet<'_>, calling: &str) -> Result<Then, Refusal> {
@@ -225,7 +246,7 @@ impl Intake {
             "storage commitment {transaction_uid}: {calling} keeps {kept} of our results, {lost} it does not"
         );
         // An answer to what is not asked any more is taken all the same: the archive need not say it again.
-        Ok(destination.map_or(Then::Nothing, Then::Deliver))
+        Ok(destination.map_or(Then::Nothing, |d| Then::Deliver(vec![d])))
     }
 
     /// An assembler that has stopped needs no news: the database has everything for the next start.

@@ -11,6 +11,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 use study::StudyUid;
 
 const MPPS: &str = MODALITY_PERFORMED_PROCEDURE_STEP;
@@ -59,13 +60,21 @@ impl Scene {
             self.address,
             &us,
             &them,
-            &[(MPPS, implicit), (COMMITMENT, implicit)],
+            &[(MPPS, implicit), (COMMITMENT, implicit), (uids::CT_IMAGE_STORAGE, implicit)],
             &config,
         )?;
         if calling == "PACS" {
             assert_eq!(association.roles(), [role], "the archive may report");
         }
         Ok(association)
+    }
+
+    /// What the assembler is told of: so many instances, and what it drops when it has taken that.
+    fn asked_about(&self) -> (usize, std::sync::mpsc::Sender<()>) {
+        match self.events.recv_timeout(Duration::from_secs(10)) {
+            Ok(Event::CommitmentRequested { instances, taken }) => (instances.len(), taken),
+            _ => panic!("no request"),
+        }
     }
 
     fn step_changed(&self) -> bool {
@@ -165,13 +174,20 @@ fn a_commitment_is_promised_to_those_who_can_be_called_back() {
     assert_eq!(said(ct.action(COMMITMENT, WELL_KNOWN, 1, &nothing)).0, Status::INVALID_ARGUMENT_VALUE);
     assert!(scene.database.awaiting_reports().unwrap().is_empty() && scene.events.try_recv().is_err());
     assert_eq!(said(ct.action(COMMITMENT, WELL_KNOWN, 1, &request)).0, Status::SUCCESS);
-    woken.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+    woken.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(scene.database.awaiting_reports().unwrap(), [("CT1".to_owned(), 1)]);
-    let Ok(Event::CommitmentRequested { instances }) = scene.events.try_recv() else {
-        panic!("the assembler")
-    };
-    assert_eq!(instances.len(), 2);
-    ct.release().unwrap();
+    let (instances, taken) = scene.asked_about();
+    assert_eq!(instances, 2);
+    // The assembler is busy with it: the next request of this association waits, so that lists do not heap up.
+    let again = std::thread::spawn(move || {
+        assert_eq!(said(ct.action(COMMITMENT, WELL_KNOWN, 1, &request)).0, Status::SUCCESS);
+        ct.release().unwrap();
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(scene.events.try_recv().is_err() && !again.is_finished());
+    drop(taken);
+    assert_eq!(scene.asked_about().0, 2);
+    again.join().unwrap();
 }
 
 #[test]
@@ -184,6 +200,13 @@ fn an_archive_that_keeps_our_results_may_call_to_say_so() {
     assert_eq!(said(pacs.event_report(COMMITMENT, "1.2", 1, &kept)).0, Status::NO_SUCH_SOP_INSTANCE);
     // The outbox's tests have one that is known.
     assert_eq!(said(pacs.event_report(COMMITMENT, WELL_KNOWN, 1, &kept)).0, Status::SUCCESS);
+    // Let in for that alone.
+    let new = state("IN PROGRESS").sequence(tags::SCHEDULED_STEP_ATTRIBUTES_SEQUENCE, []).finish();
+    assert_eq!(said(pacs.create(MPPS, Some("1.9"), &new)).0, Status::NOT_AUTHORIZED);
+    let stored =
+        pacs.store(uids::CT_IMAGE_STORAGE, "1.5.1", uids::IMPLICIT_VR_LITTLE_ENDIAN, &b"slice!"[..], 6);
+    assert_eq!(stored.unwrap().status, Status::NOT_AUTHORIZED);
+    assert!(scene.events.try_recv().is_err(), "nothing came of it");
     pacs.release().unwrap();
     assert!(scene.associate("STRANGER").is_err());
 }
