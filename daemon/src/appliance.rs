@@ -60,6 +60,8 @@ struct Job {
     completed: Completed,
     /// When its last instance arrived, if since the start.
     last_arrival: Option<Instant>,
+    /// Since when it waits.
+    since: Instant,
 }
 
 /// The addresses that an appliance listens on.
@@ -145,8 +147,8 @@ impl Appliance {
         let mut outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &notices)?;
 
         let jobs = Arc::new(Queue::default());
-        let (urgencies, peers) = services::start(config, tls.as_ref(), &database, &spool, &intake, &lock)?;
-        outbox.extend(peers);
+        let (urgencies, asking) = services::ask(config, tls.as_ref())?;
+        outbox.extend(asking);
         let evaluator = Evaluator {
             database: Arc::clone(&database),
             pipeline: Arc::clone(&pipeline),
@@ -176,6 +178,7 @@ impl Appliance {
         threads.push(critical("assembler", move || driver.run(&assembler_events))?);
         janitor::remove_leftovers(&database, &spool)?;
         intake.recover()?;
+        outbox.extend(services::report(config, tls.as_ref(), &database, &spool, &intake, &lock)?);
         let (stop_janitor, janitor_stop) = mpsc::channel();
         let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
         let janitor = Janitor::new(database, spool, keep_ms, destinations);
@@ -273,7 +276,7 @@ struct Evaluator {
 
 impl Evaluator {
     fn run(&self) -> anyhow::Result<()> {
-        while let Some(job) = self.jobs.take(|job| self.urgencies.of(&job.study)) {
+        while let Some(job) = self.jobs.take(|job| self.urgencies.of(&job.study, job.since.elapsed())) {
             self.urgencies.forget(&job.study);
             // What is not evaluated now is after the next start.
             if self.intake.is_stopping() {

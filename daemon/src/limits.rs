@@ -1,5 +1,7 @@
 //! Every bound of the daemon, each with the sum it comes from. Configuration may lower some, never raise them.
 
+use std::time::Duration;
+
 /// Slices that a series may have. 1,000 slices of 512² are 550 MB at the usual 38 cm: 1,000 × (190² × 2 planes × 4
 /// bytes on the 2 mm grid + 512² label bytes); 1.4 GB where the pixels are 1.5 mm (384² on the grid). The longest chest protocol seen (0.3 mm over 30 cm) has as many.
 pub const SLICES_PER_SERIES_MAX: usize = 1_000;
@@ -72,6 +74,10 @@ pub const COMMITMENTS_MAX: u32 = 2_000;
 
 /// Attempts at a storage commitment report: at one every [`DELIVERY_PAUSE_MAX_MS`] they last a day.
 pub const COMMITMENT_ATTEMPTS_MAX: u32 = 300;
+
+/// How long a study waits for its evaluation before it counts as the most urgent: some twenty evaluations on a slow
+/// machine.
+pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// Studies whose priority is asked for at a time; beyond it a study counts as routine.
 pub const WORKLIST_QUESTIONS_MAX: usize = 1_000;

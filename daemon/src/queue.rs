@@ -1,6 +1,7 @@
 //! The queue of the evaluator: complete studies, the most urgent first, those of the same urgency by arrival.
 //!
-//! How urgent a study is may become known while it waits, so that it is asked for when one is taken. What is taken is
+//! How urgent a study is may become known while it waits, or change with the time that it has waited, so that it is
+//! asked for when one is taken. What is taken is
 //! never interrupted. The number that waits is bounded by the instances that the intake lets in.
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -6,7 +6,7 @@
 use crate::config::{Worklist, seconds};
 use crate::dataset::{DataSet, DataSetError, Writer};
 use crate::instance::Instance;
-use crate::limits;
+use crate::limits::{self, QUEUE_WAIT_MAX};
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dimse::requestor::{FindLimits, Requestor, RequestorConfig};
@@ -16,6 +16,7 @@ use log::{info, warn};
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use study::StudyUid;
 
 /// Requested Procedure Priority (0040,1003), most urgent first (PS3.3 table C.4-11).
@@ -56,10 +57,24 @@ struct Question {
     character_set: Vec<u8>,
 }
 
+/// What is known of the studies that wait or are received.
+type Known = HashMap<StudyUid, About>;
+
+/// What is known of a study.
+#[derive(Debug, Clone, Copy, Default)]
+struct About {
+    urgency: Urgency,
+    /// Whether the worklist was asked, or is about to be.
+    asked: bool,
+    /// Receptions of the study that have not begun their evaluation: a late slice begins another one while the first
+    /// waits.
+    receptions: u32,
+}
+
 /// How urgent the studies are that wait or are received. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Urgencies {
-    known: Arc<Mutex<HashMap<StudyUid, Urgency>>>,
+    known: Arc<Mutex<Known>>,
     questions: Option<SyncSender<Question>>,
 }
 
@@ -68,8 +83,9 @@ pub struct Urgencies {
 enum WorklistError {
     #[error(transparent)]
     Association(#[from] AssociationError),
-    #[error("the query ended with {status} {comment}")]
-    Refused { status: Status, comment: String },
+    /// Not with the worklist's comment: it may name the patient.
+    #[error("the query ended with {status}")]
+    Refused { status: Status },
 }
 
 impl Urgencies {
@@ -81,16 +97,19 @@ impl Urgencies {
         (urgencies, Questions { asked, known })
     }
 
-    /// A study's first instance arrived: asks how urgent it is, unless it is being asked.
+    /// A reception of a study began with this instance: asks how urgent it is, unless it was asked.
     pub fn ask(&self, instance: &Instance) {
         let Some(questions) = &self.questions else { return };
-        let Some(question) = Question::about(instance) else { return };
-        let study = question.study.clone();
-        if self.known().insert(study.clone(), Urgency::default()).is_some() {
+        let study = &instance.header.study;
+        let mut known = self.known();
+        let about = known.entry(study.clone()).or_default();
+        about.receptions += 1;
+        if about.asked {
             return;
         }
+        let Some(question) = Question::about(instance) else { return };
         match questions.try_send(question) {
-            Ok(()) => {}
+            Ok(()) => about.asked = true,
             Err(TrySendError::Full(_)) => {
                 warn!(
                     "study {study}: {} studies wait for the worklist; routine",
@@ -102,22 +121,31 @@ impl Urgencies {
         }
     }
 
-    /// How urgent a study is, as far as it is known now.
-    pub fn of(&self, study: &StudyUid) -> Urgency {
-        self.known().get(study).copied().unwrap_or_default()
+    /// How urgent a study is that has waited for so long, as far as it is known now. After [`QUEUE_WAIT_MAX`] it is as
+    /// urgent as can be: those that are more urgent by the worklist must not keep it waiting for ever.
+    pub fn of(&self, study: &StudyUid, waited: Duration) -> Urgency {
+        if waited >= QUEUE_WAIT_MAX {
+            return Urgency::Stat;
+        }
+        self.known().get(study).map(|about| about.urgency).unwrap_or_default()
     }
 
-    /// A study's evaluation begins: nobody asks for its urgency any more.
+    /// A reception's evaluation begins: its urgency is of no interest any more.
     pub fn forget(&self, study: &StudyUid) {
-        self.known().remove(study);
+        let mut known = self.known();
+        let Some(about) = known.get_mut(study) else { return };
+        about.receptions -= 1;
+        if about.receptions == 0 {
+            known.remove(study);
+        }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<StudyUid, Urgency>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         lock(&self.known)
     }
 }
 
-fn lock(known: &Mutex<HashMap<StudyUid, Urgency>>) -> MutexGuard<'_, HashMap<StudyUid, Urgency>> {
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     // Each change is one step.
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -125,7 +153,7 @@ fn lock(known: &Mutex<HashMap<StudyUid, Urgency>>) -> MutexGuard<'_, HashMap<Stu
 /// The questions that wait, and where the answers go.
 pub struct Questions {
     asked: Receiver<Question>,
-    known: Arc<Mutex<HashMap<StudyUid, Urgency>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 /// Asks the worklist one question after the other, until every [`Urgencies`] is gone.
@@ -146,7 +174,7 @@ pub fn answer(
             Ok(Some(urgency)) => {
                 info!("study {study}: {urgency:?}, says the worklist");
                 if let Some(known) = lock(&questions.known).get_mut(study) {
-                    *known = urgency;
+                    known.urgency = urgency;
                 }
             }
             Ok(None) => info!("study {study}: the worklist has nothing of it; routine"),
@@ -183,8 +211,7 @@ fn query(
         info!("worklist: release: {error}");
     }
     if response.status.is_failure() && !response.truncated {
-        let comment = response.error_comment.unwrap_or_default();
-        return Err(WorklistError::Refused { status: response.status, comment });
+        return Err(WorklistError::Refused { status: response.status });
     }
     Ok(question.pick(&response.matches))
 }

@@ -72,14 +72,40 @@ fn a_study_is_asked_about_once_and_routine_until_the_answer() {
     let (urgencies, questions) = Urgencies::asking();
     let instance = instance("A7", "P1");
     let study = &instance.header.study;
-    urgencies.ask(&instance);
+    let urgency = || urgencies.of(study, Duration::ZERO);
     urgencies.ask(&instance);
     assert_eq!(questions.asked.try_iter().count(), 1);
-    assert_eq!(urgencies.of(study), Urgency::Routine);
-    lock(&questions.known).insert(study.clone(), Urgency::Stat);
-    assert_eq!(urgencies.of(study), Urgency::Stat);
+    assert_eq!(urgency(), Urgency::Routine);
+    lock(&questions.known).get_mut(study).unwrap().urgency = Urgency::Stat;
+    // A late slice: the study is complete and waits, and it is received once more.
+    urgencies.ask(&instance);
+    assert_eq!((urgency(), questions.asked.try_iter().count()), (Urgency::Stat, 0));
     urgencies.forget(study);
-    assert_eq!(urgencies.of(study), Urgency::Routine);
+    assert_eq!(urgency(), Urgency::Stat, "the second revision waits");
+    urgencies.forget(study);
+    assert_eq!((urgency(), urgencies.known().len()), (Urgency::Routine, 0));
+}
+
+#[test]
+fn a_study_that_has_waited_for_long_is_as_urgent_as_any() {
+    let (urgencies, questions) = Urgencies::asking();
+    let instance = instance("A7", "P1");
+    let study = &instance.header.study;
+    urgencies.ask(&instance);
+    lock(&questions.known).get_mut(study).unwrap().urgency = Urgency::Low;
+    assert_eq!(urgencies.of(study, QUEUE_WAIT_MAX - Duration::from_millis(1)), Urgency::Low);
+    assert_eq!(urgencies.of(study, QUEUE_WAIT_MAX), Urgency::Stat);
+}
+
+#[test]
+fn a_study_without_identifiers_is_asked_about_when_a_slice_has_them() {
+    let (urgencies, questions) = Urgencies::asking();
+    let (without, with) = (instance("", ""), instance("A7", "P1"));
+    urgencies.ask(&without);
+    assert_eq!(questions.asked.try_iter().count(), 0);
+    urgencies.ask(&with);
+    urgencies.forget(&with.header.study);
+    assert_eq!((questions.asked.try_iter().count(), urgencies.known().len()), (1, 1));
 }
 
 #[test]
@@ -95,5 +121,5 @@ fn a_worklist_that_is_off_means_routine() {
     let asking = std::thread::spawn(move || answer(&questions, &worklist, &"T".parse().unwrap(), None));
     drop(known.questions);
     asking.join().unwrap().unwrap();
-    assert_eq!(known.known.lock().unwrap().get(&study), Some(&Urgency::Routine));
+    assert_eq!(known.known.lock().unwrap()[&study].urgency, Urgency::Routine);
 }

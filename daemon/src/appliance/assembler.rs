@@ -187,7 +187,7 @@ impl AssemblerDriver {
             info!("study {study}: complete with {} instances ({completed:?})", instances.len());
             let last_arrival = assembly.last_arrival();
             self.intake.evaluation_waits(instances.len());
-            let job = Job { reception, study, instances, completed, last_arrival };
+            let job = Job { reception, study, instances, completed, last_arrival, since: now };
             // The evaluator ends first, maybe: then the study is finished after the next start.
             if !self.jobs.push(job) && !self.intake.is_stopping() {
                 anyhow::bail!("the evaluator has stopped");
