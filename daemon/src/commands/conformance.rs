@@ -59,6 +59,7 @@ fn bounds() -> Vec<(&'static str, String)> {
         ("slices_per_series", limits::SLICES_PER_SERIES_MAX.to_string()),
         ("pause_max_s", (limits::DELIVERY_PAUSE_MAX_MS / 1000).to_string()),
         ("slices", ResultSettings::default().slices.to_string()),
+        ("queue_wait_min", (limits::QUEUE_WAIT_MAX.as_secs() / 60).to_string()),
         ("steps_per_study", limits::STEPS_PER_STUDY_MAX.to_string()),
         ("commitments_max", limits::COMMITMENTS_MAX.to_string()),
         ("references_max", limits::REFERENCES_MAX.to_string()),
