@@ -61,6 +61,7 @@ pub fn slices(
     instances: &[Arc<Instance>],
     series: &SourceSeries,
     settings: &ResultSettings,
+    revision: u32,
 ) -> Vec<(usize, Picture)> {
     let masks = masks(evaluation);
     let draw = |index: usize| {
@@ -69,7 +70,7 @@ pub fn slices(
             .map_err(|error| warn!("a slice is left out of the pictures: {error}"))
             .ok()?;
         let outlines = settings.lesion_outlines;
-        let view = SliceView { series, index, hu: &image.hu, masks: &masks, outlines };
+        let view = SliceView { series, index, hu: &image.hu, masks: &masks, outlines, revision };
         Some((index, slice_picture::render(&view)?))
     };
     std::thread::scope(|scope| {

@@ -13,9 +13,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use study::StudyUid;
 
-/// The picture of an outcome.
-pub fn picture(finished: &Finished, colours: bool) -> Picture {
-    results::render(&finished.outcome, finished.evaluation.as_ref().map(|e| &e.projection), colours)
+/// The picture of a revision of an outcome.
+pub fn picture(finished: &Finished, colours: bool, revision: u32) -> Picture {
+    let projection = finished.evaluation.as_ref().map(|e| &e.projection);
+    results::render(&finished.outcome, projection, colours, revision)
 }
 
 /// The results of a revision of a study, each with the destinations that get it. What nobody gets is not made.
@@ -97,15 +98,16 @@ fn objects(
         Kind::Picture => {
             let colours = config.results.picture_colours;
             // The words are the flag; the projection illustrates it.
-            let drawn =
-                guarded(&finished.outcome.study_uid, "projection", || vec![picture(finished, colours)]);
-            let plain = || results::render(&finished.outcome, None, false);
+            let drawn = guarded(&finished.outcome.study_uid, "projection", || {
+                vec![picture(finished, colours, case.revision)]
+            });
+            let plain = || results::render(&finished.outcome, None, false, case.revision);
             let picture = drawn.into_iter().next().unwrap_or_else(plain);
             vec![results::secondary_capture::build(case, &picture)]
         }
         Kind::Slices => {
             let Some((evaluation, series)) = evaluated else { return Vec::new() };
-            let pictures = evidence::slices(evaluation, instances, series, &config.results);
+            let pictures = evidence::slices(evaluation, instances, series, &config.results, case.revision);
             (1..)
                 .zip(pictures)
                 .map(|(number, (index, picture))| {

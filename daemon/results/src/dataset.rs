@@ -3,6 +3,8 @@ use crate::source::Tag;
 
 /// Explicit VR Little Endian (PS3.5 section A.2).
 pub const EXPLICIT_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
+/// Longest DS value (PS3.5 section 6.2).
+const DS_MAX: usize = 16;
 /// Identifies this implementation in every file and association that it writes (PS3.7 section D.3.3.2).
 const IMPLEMENTATION_CLASS_UID: &str = "2.25.302444526110858691514879724493734709067";
 
@@ -69,6 +71,20 @@ fn has_long_length(vr: &[u8; 2]) -> bool {
     matches!(vr, b"OB" | b"OW" | b"SQ" | b"UC" | b"UN" | b"UR" | b"UT")
 }
 
+/// A number as a DS value, as exact as fits: what came from one is written back as the same number.
+pub fn decimal(value: f64) -> String {
+    let plain = value.to_string();
+    if plain.len() <= DS_MAX {
+        return plain;
+    }
+    let error = |text: &String| text.parse::<f64>().map_or(f64::INFINITY, |v| (v - value).abs());
+    (0..DS_MAX)
+        .flat_map(|digits| [format!("{value:.digits$}"), format!("{value:.digits$e}")])
+        .filter(|text| text.len() <= DS_MAX)
+        .min_by(|a, b| error(a).total_cmp(&error(b)))
+        .unwrap_or_default()
+}
+
 /// Preamble, prefix and file meta information (PS3.10 section 7.1): what precedes the data set in a file.
 pub fn file_head(sop_class_uid: &str, sop_instance_uid: &str) -> Vec<u8> {
     let mut meta = DataSet::default();
@@ -121,5 +137,26 @@ mod tests {
         set.put(Tag(0x0010, 0x0010), b"PN", vec![b'A'; 65_535]);
         set.put(Tag(0x0010, 0x0020), b"LO", vec![b'A'; 65_534]);
         assert_eq!(set.write().len(), 8 + 65_534);
+    }
+
+    #[test]
+    fn numbers_fit_and_are_as_exact_as_fits() {
+        let cases = [
+            (0.0, "0"),
+            (-180.25, "-180.25"),
+            (0.6640625, "0.6640625"),
+            (1e-15, "1e-15"),
+            (-1.234_567_890_123e-15, "-1.23456789e-15"),
+            (1.0 / 3.0, "0.33333333333333"),
+            (-123.456_789_012_345_6, "-123.45678901235"),
+        ];
+        for (value, want) in cases {
+            assert_eq!(decimal(value), want);
+            assert!(decimal(value).len() <= DS_MAX);
+        }
+        for received in ["-179.638671875", "0.703125", "-1024.0000000001", "9.999999999e-10"] {
+            let value: f64 = received.parse().unwrap();
+            assert_eq!(decimal(value).parse::<f64>().unwrap(), value, "{received}");
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! | MSH | who to whom; MSH-10 follows from the content, so that a resend is the same message; MSH-18 the character set |
 //! | PID, PV1 | patient; referring physician |
 //! | ORC, OBR | placer, filler and accession number, requested procedure, times |
-//! | NTE | that it is no diagnosis |
+//! | NTE | the outcome in words: what it replaces, what it is not, what could not be read |
 //! | OBX | outcome first, `AA` in OBX-8 when flagged; then the numbers, or the reason of none; then the UIDs |
 mod encoding;
 mod name;
@@ -16,14 +16,33 @@ mod name;
 pub use encoding::CharacterSet;
 
 use crate::case::{Case, LO_MAX, ascii};
-use crate::procedure_step::priority;
+use crate::code::PRIVATE_SCHEME as SCHEME;
 use crate::source::Tag;
 use crate::uid;
+use crate::words::{self, Number};
 use encoding::{Encoder, Segment};
 use study::lungs::Sides;
 use study::{Findings, Verdict};
 
-/// The two ends of the interface, as the site names them.
+/// Longest NTE-3 that we write; the standard allows 65536.
+const NOTE_MAX: usize = 500;
+
+/// What is taken of the study as text and may be of any character set.
+const TEXTS: &[(Tag, &str)] = &[
+    (Tag(0x0010, 0x0010), "patient's name"),
+    (Tag(0x0010, 0x0020), "patient ID"),
+    (Tag(0x0010, 0x0021), "issuer of patient ID"),
+    (Tag(0x0008, 0x0090), "referring physician's name"),
+    (Tag(0x0008, 0x0050), "accession number"),
+    (Tag(0x0008, 0x1030), "study description"),
+    (Tag(0x0032, 0x1060), "requested procedure description"),
+    (Tag(0x0040, 0x1001), "requested procedure ID"),
+    (Tag(0x0040, 0x2016), "placer order number"),
+    (Tag(0x0040, 0x2017), "filler order number"),
+];
+
+/// The two ends of the interface, as the site names them. A `^` separates the components of an HD (name, universal ID, its
+/// type), as in `APP^1.2.3^ISO`; all else is text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Site {
     /// MSH-3.
@@ -47,11 +66,6 @@ pub struct Message {
     /// The segments, each ended by CR; without the framing of MLLP.
     pub bytes: Vec<u8>,
 }
-
-/// The local coding system of our own observations, shared with the structured report.
-const SCHEME: &str = "99TRIAGED";
-const WARNING: &str = "NOT FOR DIAGNOSTIC USE. Result of an automatic triage, preliminary, read by nobody.";
-const NO_NORMAL: &str = "Not flagged is no statement that the study is normal.";
 
 /// Says the outcome to a radiology information system.
 pub fn oru(case: &Case<'_>, site: &Site) -> Message {
@@ -94,24 +108,32 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn segments(&self, site: &Site, control_id: &str) -> Vec<Segment> {
-        let mut segments = vec![
-            self.msh(site, control_id),
-            self.pid(),
-            self.pv1(),
-            self.orc(),
-            self.obr(),
-            self.nte(1, WARNING),
-        ];
-        if matches!(self.case.outcome.verdict, Verdict::NotFlagged(_)) {
-            segments.push(self.nte(2, NO_NORMAL));
-        }
+        let mut segments = vec![self.msh(site, control_id), self.pid(), self.pv1(), self.orc(), self.obr()];
+        let mut notes = words::sentences(self.case.outcome, self.case.revision);
+        notes.extend(self.left_out());
+        segments.extend(notes.iter().zip(1..).map(|(note, number)| self.nte(number, note)));
         segments.extend(self.observations());
         segments
     }
 
-    /// An attribute of the study, escaped.
+    /// An attribute of the study, escaped; empty where a part of it can't be read.
     fn source(&self, group: u16, element: u16) -> String {
-        self.encoder.escape(&self.case.source.text(Tag(group, element)))
+        let text = self.case.source.text(Tag(group, element));
+        if is_damaged(&text) { String::new() } else { self.encoder.escape(&text) }
+    }
+
+    /// Says what was left out because it can't be read in the character set that the study declares.
+    fn left_out(&self) -> Option<String> {
+        let damaged = |(tag, _): &&(Tag, &str)| is_damaged(&self.case.source.text(*tag));
+        let names: Vec<&str> = TEXTS.iter().filter(damaged).map(|(_, name)| *name).collect();
+        let set = self.case.source.text(Tag(0x0008, 0x0005));
+        let set = if set.is_empty() { "no character set".to_owned() } else { format!("character set {set}") };
+        (!names.is_empty()).then(|| {
+            format!(
+                "Left out, wholly or in part, as not readable: {}. The study declares {set}.",
+                names.join(", ")
+            )
+        })
     }
 
     /// Our own text: it must not force another character set upon the patient's name.
@@ -125,7 +147,11 @@ impl Writer<'_> {
     }
 
     fn msh(&self, site: &Site, control_id: &str) -> Segment {
-        let text = |text: &str| self.encoder.escape(text);
+        // Data type HD: a `^` of the site's own separates name, universal ID and its type.
+        let text = |text: &str| {
+            let components: Vec<String> = text.split('^').map(|part| self.encoder.escape(part)).collect();
+            components.join("^")
+        };
         Segment::new("MSH")
             .put(2, "^~\\&")
             .put(3, text(&site.sending_application))
@@ -195,22 +221,27 @@ impl Writer<'_> {
             .put(25, "P") // Table 0123: preliminary
     }
 
-    fn nte(&self, number: usize, text: &str) -> Segment {
-        Segment::new("NTE").put(1, number.to_string()).put(2, "L").put(3, self.own(text, 200))
+    fn nte(&self, number: u32, text: &str) -> Segment {
+        Segment::new("NTE").put(1, number.to_string()).put(2, "L").put(3, self.own(text, NOTE_MAX))
     }
 
     fn observations(&self) -> Vec<Segment> {
         let outcome = self.case.outcome;
         let coded = |code: &str, text: &str| format!("{code}^{}^{SCHEME}", self.own(text, LO_MAX));
         // Table 0078: AA, very abnormal, the highest for what is no number. Not flagged is no "normal": it has none.
-        let (code, text, flag) = match &outcome.verdict {
-            Verdict::Flagged(_) => ("flagged", "FLAGGED", "AA"),
-            Verdict::NotFlagged(_) => ("not-flagged", "NOT FLAGGED", ""),
-            Verdict::NotEvaluated(_) => ("not-evaluated", "NOT EVALUATED", ""),
+        let (code, flag) = match &outcome.verdict {
+            Verdict::Flagged(_) => ("flagged", "AA"),
+            Verdict::NotFlagged(_) => ("not-flagged", ""),
+            Verdict::NotEvaluated(_) => ("not-evaluated", ""),
         };
+        let verdict = words::verdict(&outcome.verdict);
         let mut rows = vec![
-            self.obx("CWE", &coded("outcome", "Triage outcome"), coded(code, text)).put(8, flag),
-            self.obx("ST", &coded("priority", "Reading priority"), priority(outcome.priority()).to_owned()),
+            self.obx("CWE", &coded("outcome", "Triage outcome"), coded(code, verdict)).put(8, flag),
+            self.obx(
+                "ST",
+                &coded("priority", "Reading priority"),
+                words::priority(outcome.priority()).to_owned(),
+            ),
         ];
         match &outcome.verdict {
             Verdict::Flagged(findings) | Verdict::NotFlagged(findings) => {
@@ -237,32 +268,26 @@ impl Writer<'_> {
             "^{}^{SCHEME}",
             self.own(&format!("{} version {}", findings.method, findings.model_version), 200)
         );
-        let number = |code: String, text: String, value: String, unit: &str| {
+        let number = |code: &str, text: &str, value: Option<Number>, unit: &str| {
             let identifier = format!("{code}^{text}^{SCHEME}");
-            if value.parse().is_ok_and(f64::is_finite) {
-                self.obx("NM", &identifier, value).put(6, unit)
-            } else {
+            let (value_type, value, status) = match value {
+                // SN, structured numeric: comparator and number.
+                Some(Number { comparator, digits }) if !comparator.is_empty() => {
+                    ("SN", format!("{comparator}^{digits}"), "P")
+                }
+                Some(Number { digits, .. }) => ("NM", digits, "P"),
                 // Table 0085: X, no result can be obtained.
-                self.obx("NM", &identifier, String::new()).put(6, unit).put(11, "X")
-            }
+                None => ("NM", String::new(), "X"),
+            };
+            self.obx(value_type, &identifier, value).put(6, unit).put(11, status)
         };
-        let both = |code: &str, text: &str, sides: Sides<f64>, factor: f64, unit: &str| {
+        let both = |code: &str, text: &str, sides: Sides<Option<Number>>, unit: &str| {
             [("right", sides.right), ("left", sides.left)].map(|(side, value)| {
-                number(
-                    format!("{code}-{side}"),
-                    format!("{text}, {side}"),
-                    format!("{:.1}", value * factor),
-                    unit,
-                )
+                number(&format!("{code}-{side}"), &format!("{text}, {side}"), value, unit)
             })
         };
         let mut rows = vec![
-            number(
-                "probability".into(),
-                "Probability of signs of COVID-19".into(),
-                format!("{:.3}", findings.probability),
-                "1^no units^UCUM",
-            ),
+            number("probability", words::SCORE, words::score(findings.probability), "1^no units^UCUM"),
             self.obx(
                 "ST",
                 &format!("ct-category^CT category of the more affected lung^{SCHEME}"),
@@ -271,9 +296,15 @@ impl Writer<'_> {
         ];
         let (percent, millilitre) = ("%^percent^UCUM", "mL^milliliter^UCUM");
         let fraction = "Lesion volume as percent of lung volume";
-        rows.extend(both("lesion-fraction", fraction, findings.severity, 100.0, percent));
-        rows.extend(both("lung-volume", "Lung volume", findings.lung_volume_ml, 1.0, millilitre));
-        rows.extend(both("lesion-volume", "Lesion volume", findings.lesion_volume_ml, 1.0, millilitre));
+        let (severity, lung_ml) = (findings.severity, findings.lung_volume_ml);
+        // Of no lung there is no share, and above all none of 0 %.
+        let share = |share, lung_ml| words::percent(share).filter(|_| words::has_lung(lung_ml));
+        let shares =
+            Sides { right: share(severity.right, lung_ml.right), left: share(severity.left, lung_ml.left) };
+        let volumes = |sides: Sides<f64>| sides.map(|ml| words::millilitres(ml, 1));
+        rows.extend(both("lesion-fraction", fraction, shares, percent));
+        rows.extend(both("lung-volume", "Lung volume", volumes(lung_ml), millilitre));
+        rows.extend(both("lesion-volume", "Lesion volume", volumes(findings.lesion_volume_ml), millilitre));
         rows.into_iter().map(|row| row.put(17, method.as_str())).collect()
     }
 
@@ -290,6 +321,12 @@ impl Writer<'_> {
             .put(14, self.when())
             .put(18, equipment)
     }
+}
+
+/// Whether bytes of it have no meaning in the character set that the study declares, most often Latin-1 beside none. What
+/// is left must not be filed as a name, and U+FFFD would force UTF-8 upon a site that reads another set.
+fn is_damaged(text: &str) -> bool {
+    text.contains(char::REPLACEMENT_CHARACTER)
 }
 
 /// The digits at the beginning of a date or time of DICOM, at most `most` and an even number of them. Dates of before

@@ -5,6 +5,7 @@
 mod canvas;
 pub mod case;
 pub mod charset;
+mod code;
 mod colour;
 mod dataset;
 pub mod hl7;
@@ -23,6 +24,7 @@ pub mod structured_report;
 mod testing;
 pub mod time;
 pub mod uid;
+mod words;
 
 pub use case::{Case, DicomResult, Identity, Kind};
 pub use colour::lesion_colour;

@@ -2,17 +2,18 @@
 //! with, when asked for, the affected share in colour, and the numbers, so that nothing depends on colour vision alone.
 //!
 //! It shows no patient's name, identifier or date: the DICOM header holds those. It never decides anything.
-use crate::canvas::{BODY, Canvas, HUGE, LARGE, MEDIUM, SMALL, STRONG};
+use crate::canvas::{BODY, Canvas, Font, HUGE, LARGE, MEDIUM, SMALL, STRONG};
 use crate::colour::{BACKGROUND, Colour, FAINT, PANEL, TEXT, WARNING, tint};
 use crate::projection::CoronalProjection;
+use crate::words;
 use study::{Findings, Outcome, Sides, Verdict};
 
 /// Width of every picture, in pixels.
 pub const WIDTH: usize = 960;
-/// Height of every picture, in pixels.
+/// Height of every picture of a first revision, in pixels.
 pub const HEIGHT: usize = 800;
-/// Burnt into every picture.
-pub const WARNING_TEXT: &str = "NOT FOR DIAGNOSTIC USE";
+/// By so much those of later revisions are higher.
+pub const STRIP_HEIGHT: usize = 44;
 
 const MARGIN: usize = 20;
 const BANNER_HEIGHT: usize = 84;
@@ -42,6 +43,19 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// The picture below a strip that says what it replaces, from the second revision on. Above everything, so that
+    /// nothing is hidden and a technician who has read the first picture reads this before the new one; in no verdict's
+    /// colour.
+    pub(crate) fn of_revision(self, revision: u32) -> Self {
+        let Some(words) = words::replaces(revision) else { return self };
+        let mut strip = Canvas::new(self.width, STRIP_HEIGHT, TEXT);
+        let fits = |font: &Font| font.width(&words) + 2 * MARGIN <= self.width;
+        let font = [LARGE, STRONG].into_iter().find(fits).unwrap_or(SMALL);
+        strip.text_centred((self.width / 2, (STRIP_HEIGHT - font.line()) / 2), &words, (font, [0.05; 3]));
+        let rgb = [strip.finish("").rgb, self.rgb].concat();
+        Self { height: self.height + STRIP_HEIGHT, rgb, ..self }
+    }
+
     /// The picture as a PNG file.
     pub fn to_png(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -57,13 +71,19 @@ impl Picture {
     }
 }
 
-/// Draws the picture of an outcome, [`WIDTH`] × [`HEIGHT`].
+/// Draws the picture of an outcome, [`WIDTH`] × [`HEIGHT`], from the second `revision` on below a strip that says that
+/// earlier results are replaced.
 ///
 /// Without `colours` nothing is marked in the projection; the words and the numbers stay.
 ///
 /// A study that was not evaluated has its reason in words in the place of the projection. So has an outcome whose
 /// `projection` is absent or can't be drawn: the flag must not fail for want of its picture.
-pub fn render(outcome: &Outcome, projection: Option<&CoronalProjection>, colours: bool) -> Picture {
+pub fn render(
+    outcome: &Outcome,
+    projection: Option<&CoronalProjection>,
+    colours: bool,
+    revision: u32,
+) -> Picture {
     let mut canvas = Canvas::new(WIDTH, HEIGHT, BACKGROUND);
     banner(&mut canvas, &outcome.verdict);
     match &outcome.verdict {
@@ -78,23 +98,21 @@ pub fn render(outcome: &Outcome, projection: Option<&CoronalProjection>, colours
         Verdict::NotEvaluated(reason) => notice(&mut canvas, &reason.to_string()),
     }
     footer(&mut canvas, (WIDTH, HEIGHT), HEIGHT - FOOTER_Y);
-    canvas.finish(match (&outcome.verdict, colours) {
+    let shows = match (&outcome.verdict, colours) {
         (Verdict::NotEvaluated(_), _) => "Notice that the study was not evaluated",
         (_, true) => "Coronal mean projection with the affected share of the lung along the ray in colour",
         (_, false) => "Coronal mean projection",
-    })
+    };
+    canvas.finish(shows).of_revision(revision)
 }
 
 /// The verdict, over the whole width. Not flagged is not green: it is no statement that the study is normal.
 fn banner(canvas: &mut Canvas, verdict: &Verdict) {
-    let (word, meaning, ground, ink): (_, _, Colour, Colour) = match verdict {
-        Verdict::Flagged(_) => ("FLAGGED", "read this study first", [0.70, 0.09, 0.10], [1.0; 3]),
-        Verdict::NotFlagged(_) => {
-            ("NOT FLAGGED", "read in turn; this does not say normal", [0.16, 0.20, 0.26], TEXT)
-        }
-        Verdict::NotEvaluated(_) => {
-            ("NOT EVALUATED", "triage has no answer for this study", [0.88, 0.66, 0.08], [0.05; 3])
-        }
+    let (word, meaning) = (words::verdict(verdict), words::meaning(verdict));
+    let (ground, ink): (Colour, Colour) = match verdict {
+        Verdict::Flagged(_) => ([0.70, 0.09, 0.10], [1.0; 3]),
+        Verdict::NotFlagged(_) => ([0.16, 0.20, 0.26], TEXT),
+        Verdict::NotEvaluated(_) => ([0.88, 0.66, 0.08], [0.05; 3]),
     };
     canvas.rectangle(0, 0, WIDTH, BANNER_HEIGHT, ground);
     canvas.text((MARGIN, (BANNER_HEIGHT - HUGE.line()) / 2), word, (HUGE, ink));
@@ -108,7 +126,7 @@ fn banner(canvas: &mut Canvas, verdict: &Verdict) {
 fn sides(canvas: &mut Canvas, findings: &Findings) {
     let (left, right) = (PANEL_AT.0, PANEL_AT.0 + PANEL_SIZE.0);
     let y = BANNER_HEIGHT + 16;
-    let Sides { left: of_left, right: of_right } = affected(findings);
+    let Sides { left: of_left, right: of_right } = words::affected(findings);
     canvas.text((left, y), "R", (LARGE, WARNING));
     canvas.text((left + 30, y), &of_right, (LARGE, TEXT));
     canvas.text_right((right, y), "L", (LARGE, WARNING));
@@ -161,9 +179,14 @@ fn numbers(canvas: &mut Canvas, findings: &Findings) {
     let (x, top) = (NUMBERS_X, BANNER_HEIGHT + 22);
     canvas.text((x, top), "severity of worse lung", (BODY, FAINT));
     canvas.text((x, top + 24), &findings.category().to_string(), (HUGE, TEXT));
-    canvas.text_right((WIDTH - MARGIN, top + 34), &percent(findings.severity()), (LARGE, TEXT));
+    canvas.text_right(
+        (WIDTH - MARGIN, top + 34),
+        &words::text(words::percent(findings.severity()), " %"),
+        (LARGE, TEXT),
+    );
     canvas.text((x, top + 106), "identification (demonstration)", (BODY, FAINT));
-    canvas.text((x, top + 130), &probability(findings.probability), (LARGE, TEXT));
+    canvas.text((x, top + 130), &words::text(words::score(findings.probability), ""), (LARGE, TEXT));
+    canvas.text_right((WIDTH - MARGIN, top + 138), "no accuracy claimed", (BODY, FAINT));
     table(canvas, (x, top + 204), findings);
     let y = top + 352;
     let width = WIDTH - MARGIN - x;
@@ -179,9 +202,9 @@ fn table(canvas: &mut Canvas, (x, y): (usize, usize), findings: &Findings) {
     for (right, name) in columns.into_iter().zip(["right", "left"]) {
         canvas.text_right((right, y), name, (STRONG, WARNING));
     }
-    let millilitres = |sides: Sides<f64>| sides.map(volume);
+    let millilitres = |sides: Sides<f64>| sides.map(|ml| words::text(words::millilitres(ml, 0), " ml"));
     let rows = [
-        ("affected", affected(findings)),
+        ("affected", words::affected(findings)),
         ("lesions", millilitres(findings.lesion_volume_ml)),
         ("lung", millilitres(findings.lung_volume_ml)),
     ];
@@ -209,39 +232,9 @@ pub(crate) fn footer(canvas: &mut Canvas, size: (usize, usize), high: usize) {
     canvas.rectangle(0, top, size.0, 2, WARNING);
     canvas.text_centred(
         (size.0 / 2, top + 2 + (high - 2 - LARGE.line()) / 2),
-        WARNING_TEXT,
+        words::WARNING,
         (LARGE, WARNING),
     );
-}
-
-/// Affected share of each lung in words.
-fn affected(findings: &Findings) -> Sides<String> {
-    let of = |share: f64, lung_ml: f64| if lung_ml > 0.0 { percent(share) } else { "no lung".to_owned() };
-    let (severity, lung) = (findings.severity, findings.lung_volume_ml);
-    Sides { left: of(severity.left, lung.left), right: of(severity.right, lung.right) }
-}
-
-/// A share of 0 to 1 in percent. A lesion that rounds to nothing is not shown as none.
-pub(crate) fn percent(share: f64) -> String {
-    match share * 100.0 {
-        p if !p.is_finite() => "n/a".to_owned(),
-        p if p > 0.0 && p < 0.1 => "<0.1 %".to_owned(),
-        p => format!("{p:.1} %"),
-    }
-}
-
-/// A probability of 0 to 1: never rounded to certainty.
-fn probability(p: f32) -> String {
-    match p {
-        p if !p.is_finite() => "n/a".to_owned(),
-        p if p > 0.99 => ">0.99".to_owned(),
-        p if p < 0.01 => "<0.01".to_owned(),
-        p => format!("{p:.2}"),
-    }
-}
-
-fn volume(ml: f64) -> String {
-    if ml.is_finite() { format!("{ml:.0} ml") } else { "n/a".to_owned() }
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! The worklist item of an outcome: a Unified Procedure Step, pushed by N-CREATE (PS3.4 section CC.2.5), that asks for
 //! the study to be read with a priority. It orders no list: the worklist manager does, which knows what else waits.
+//!
+//! A later revision is a work item of its own, which says that it replaces earlier results. The earlier one stays in the
+//! worklist: its cancellation is not requested, for whoever claims it may have begun to read.
 use crate::case::{Case, LO_MAX, ascii};
+use crate::code::dcm;
 use crate::dataset::DataSet;
+use crate::references;
 use crate::source::{SOURCE_TAGS, SourceSeries, Tag};
-use study::{Findings, Priority, Verdict};
+use crate::words;
 
 /// Unified Procedure Step - Push (PS3.4 section CC.3): the SOP class of the N-CREATE.
 pub const UPS_PUSH: &str = "1.2.840.10008.5.1.4.34.6.1";
@@ -36,15 +41,6 @@ pub fn build(case: &Case<'_>, archive: Option<&str>) -> WorkItem {
     WorkItem { sop_instance_uid: case.instance_uid("ups"), data_set: set.write() }
 }
 
-/// The values of Scheduled Procedure Step Priority (0074,1200).
-pub(crate) fn priority(priority: Priority) -> &'static str {
-    match priority {
-        Priority::High => "HIGH",
-        Priority::Medium => "MEDIUM",
-        Priority::Low => "LOW",
-    }
-}
-
 /// Patient Demographic and Visit modules (PS3.3 sections C.2.3 and C.3.2 to C.3.4).
 fn put_patient(case: &Case<'_>, set: &mut DataSet) {
     let repeated =
@@ -69,15 +65,15 @@ fn put_patient(case: &Case<'_>, set: &mut DataSet) {
 /// Unified Procedure Step Scheduled Procedure Information module (PS3.3 section C.30.2), and the state.
 fn put_schedule(case: &Case<'_>, set: &mut DataSet) {
     let outcome = case.outcome;
-    let (label, comment) = match &outcome.verdict {
-        Verdict::Flagged(findings) => ("FLAGGED", numbers(findings)),
-        Verdict::NotFlagged(findings) => ("NOT FLAGGED", numbers(findings)),
-        Verdict::NotEvaluated(reason) => ("NOT EVALUATED", reason.to_string()),
-    };
-    let comment = format!("NOT FOR DIAGNOSTIC USE. {label}: {comment}");
+    let verdict = words::verdict(&outcome.verdict);
+    let mut label = format!("Read chest CT: {verdict}");
+    if case.revision > 1 {
+        label += &format!("; REVISION {}, REPLACES EARLIER", case.revision);
+    }
+    let comment = words::sentences(outcome, case.revision).join(" ");
     set.put(Tag(0x0074, 0x1000), b"CS", "SCHEDULED"); // Procedure Step State
-    set.put(Tag(0x0074, 0x1200), b"CS", priority(outcome.priority())); // Scheduled Procedure Step Priority
-    set.put(Tag(0x0074, 0x1204), b"LO", format!("Read chest CT: {label}")); // Procedure Step Label
+    set.put(Tag(0x0074, 0x1200), b"CS", words::priority(outcome.priority())); // Scheduled Procedure Step Priority
+    set.put(Tag(0x0074, 0x1204), b"LO", ascii(&label, LO_MAX)); // Procedure Step Label
     set.put(Tag(0x0074, 0x1202), b"LO", ascii(&case.identity.model, LO_MAX)); // Worklist Label
     set.put(Tag(0x0040, 0x0400), b"LT", ascii(&comment, COMMENT_MAX)); // Comments on the Scheduled Procedure Step
     set.put(Tag(0x0040, 0x4005), b"DT", case.when.da() + &case.when.tm()); // Scheduled Procedure Step Start DateTime
@@ -85,41 +81,18 @@ fn put_schedule(case: &Case<'_>, set: &mut DataSet) {
     set.put(Tag(0x0040, 0x4041), b"CS", "READY"); // Input Readiness State
     set.put(Tag(0x0020, 0x000d), b"UI", outcome.study_uid.as_str());
     // PS3.16 CID 9231.
-    set.put_sequence(Tag(0x0040, 0x4018), [code("110005", "DCM", "Interpretation")]); // Scheduled Workitem Code
+    set.put_sequence(Tag(0x0040, 0x4018), [dcm("110005", "Interpretation").item()]); // Scheduled Workitem Code
     set.put_sequence(Tag(0x0074, 0x1210), []); // Scheduled Processing Parameters Sequence
     set.put_sequence(Tag(0x0040, 0x4025), []); // Scheduled Station Name Code Sequence
     set.put_sequence(Tag(0x0040, 0x4026), []); // Scheduled Station Class Code Sequence
     set.put_sequence(Tag(0x0040, 0x4027), []); // Scheduled Station Geographic Location Code Sequence
 }
 
-fn numbers(findings: &Findings) -> String {
-    format!(
-        "{}, affected share of the lungs: right {:.1} %, left {:.1} %; probability {:.2}",
-        findings.category(),
-        findings.severity.right * 100.0,
-        findings.severity.left * 100.0,
-        findings.probability
-    )
-}
-
-fn code(value: &str, scheme: &str, meaning: &str) -> DataSet {
-    let mut item = DataSet::default();
-    item.put(Tag(0x0008, 0x0100), b"SH", value);
-    item.put(Tag(0x0008, 0x0102), b"SH", scheme);
-    item.put(Tag(0x0008, 0x0104), b"LO", meaning);
-    item
-}
-
 /// Referenced Instances and Access macro (PS3.3 table 10-3b).
 fn input(case: &Case<'_>, series: &SourceSeries, archive: &str) -> DataSet {
     let mut retrieval = DataSet::default();
     retrieval.put(Tag(0x0008, 0x0054), b"AE", archive);
-    let images = series.images.iter().map(|image| {
-        let mut item = DataSet::default();
-        item.put(Tag(0x0008, 0x1150), b"UI", image.sop_class_uid.as_str());
-        item.put(Tag(0x0008, 0x1155), b"UI", image.sop_instance_uid.as_str());
-        item
-    });
+    let images = series.images.iter().map(references::instance);
     let mut item = DataSet::default();
     item.put(Tag(0x0040, 0xe020), b"CS", "DICOM"); // Type of Instances
     item.put(Tag(0x0020, 0x000d), b"UI", case.outcome.study_uid.as_str());

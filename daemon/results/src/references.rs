@@ -1,24 +1,10 @@
-//! Coded concepts and references to the source images, as the images and segmentations of ours carry them.
+//! References to the source images, as our images and segmentations carry them.
+use crate::code::{Code, dcm};
 use crate::dataset::DataSet;
 use crate::source::{SourceImage, SourceSeries, Tag};
 
-/// A coded concept (PS3.3 section 8.8): value, scheme, meaning.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Code(pub &'static str, pub &'static str, pub &'static str);
-
 /// PS3.16 CID 7202.
-const SOURCE_IMAGE: Code = Code("121322", "DCM", "Source image for image processing operation");
-
-impl Code {
-    /// The item of a code sequence.
-    pub fn item(self) -> DataSet {
-        let mut item = DataSet::default();
-        item.put(Tag(0x0008, 0x0100), b"SH", self.0); // Code Value
-        item.put(Tag(0x0008, 0x0102), b"SH", self.1); // Coding Scheme Designator
-        item.put(Tag(0x0008, 0x0104), b"LO", self.2); // Code Meaning
-        item
-    }
-}
+const SOURCE_IMAGE: Code = dcm("121322", "Source image for image processing operation");
 
 /// An item of any sequence that references instances.
 pub(crate) fn instance(image: &SourceImage) -> DataSet {

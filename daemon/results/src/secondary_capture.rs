@@ -8,7 +8,8 @@ use crate::dataset::DataSet;
 use crate::picture::Picture;
 use crate::references::{put_referenced_series, source_image};
 use crate::source::{SourceImage, Tag};
-use study::{Outcome, Verdict};
+use crate::words;
+use study::Outcome;
 
 /// Secondary Capture Image Storage.
 pub const SOP_CLASS_UID: &str = "1.2.840.10008.5.1.4.1.1.7";
@@ -103,7 +104,7 @@ fn put_image(set: &mut DataSet, case: &Case<'_>, content: &Content<'_>, picture:
     set.put(Tag(0x0018, 0x1014), b"TM", when.tm()); // Time of Secondary Capture
     set.put(Tag(0x0020, 0x0013), b"IS", content.instance_number.to_string());
     set.put(Tag(0x0020, 0x0020), b"CS", content.orientation);
-    set.put(Tag(0x0020, 0x4000), b"LT", ascii(&comment(outcome), ST_MAX));
+    set.put(Tag(0x0020, 0x4000), b"LT", ascii(&words::sentences(outcome, case.revision).join(" "), ST_MAX));
 }
 
 fn put_pixels(set: &mut DataSet, picture: &Picture) {
@@ -131,14 +132,6 @@ fn derivation(outcome: &Outcome, picture: &Picture) -> String {
             f.method, f.model_version
         ),
         None => format!("{shows} ({series}). Not for diagnostic use."),
-    }
-}
-
-fn comment(outcome: &Outcome) -> String {
-    match &outcome.verdict {
-        Verdict::Flagged(f) => format!("FLAGGED, {}. Not for diagnostic use.", f.category()),
-        Verdict::NotFlagged(f) => format!("NOT FLAGGED, {}. Not for diagnostic use.", f.category()),
-        Verdict::NotEvaluated(reason) => format!("NOT EVALUATED: {reason}. Not for diagnostic use."),
     }
 }
 

@@ -6,9 +6,10 @@
 mod frames;
 
 use crate::case::{self, Case, DicomResult, Kind, LO_MAX, ascii};
+use crate::code::{Code, LEFT, LESION, LUNG, RIGHT, dcm, sct};
 use crate::dataset::DataSet;
 use crate::masks::Masks;
-use crate::references::{Code, put_referenced_series};
+use crate::references::put_referenced_series;
 use crate::source::{SourceSeries, Tag};
 use crate::uid;
 use frames::Frames;
@@ -21,7 +22,11 @@ const SERIES_DESCRIPTION: &str = "Triage segmentation NOT FOR DIAGNOSTIC USE";
 /// What its UIDs are derived from.
 const NAME: &str = "segmentation";
 
-/// A segment; its number is its place in [`SEGMENTS`], from 1.
+/// The labels of the segments, in the order of their numbers, from 1. Always all three, whether or not anything is in
+/// them: an empty segment says that nothing was found.
+pub const SEGMENTS: [&str; 3] = [TABLE[0].label, TABLE[1].label, TABLE[2].label];
+
+/// A segment; its number is its place in [`SEGMENTS`].
 struct Segment {
     label: &'static str,
     description: &'static str,
@@ -35,19 +40,13 @@ struct Segment {
     cielab: [u16; 3],
 }
 
-const ANATOMY: Code = Code("91723000", "SCT", "Anatomical Structure");
+const ANATOMY: Code = sct("91723000", "Anatomical Structure");
 /// PS3.16 CID 7150. Not "finding": the network marks a changed structure, and names no disease.
-const ABNORMAL: Code = Code("49755003", "SCT", "Morphologically Abnormal Structure");
-const LUNG: Code = Code("39607008", "SCT", "Lung");
-const RIGHT: Code = Code("24028007", "SCT", "Right");
-const LEFT: Code = Code("7771000", "SCT", "Left");
-/// PS3.16 CID 7159. No narrower code is true: ground-glass opacity and consolidation are marked alike.
-const LESION: Code = Code("52988006", "SCT", "Lesion");
+const ABNORMAL: Code = sct("49755003", "Morphologically Abnormal Structure");
 /// PS3.16 CID 7162.
-const ARTIFICIAL_INTELLIGENCE: Code = Code("123110", "DCM", "Artificial Intelligence");
+const ARTIFICIAL_INTELLIGENCE: Code = dcm("123110", "Artificial Intelligence");
 
-/// Always all three, whether or not anything is in them: an empty segment says that nothing was found.
-const SEGMENTS: [Segment; 3] = [
+const TABLE: [Segment; 3] = [
     Segment {
         label: "Right lung",
         description: "The patient's right lung, lesions included. Not for diagnostic use.",
@@ -93,7 +92,7 @@ pub fn build(case: &Case<'_>, masks: &Masks<'_>) -> Option<DicomResult> {
     put_image(&mut set, series, frames.count());
     set.put_sequence(
         Tag(0x0062, 0x0002), // Segment Sequence
-        SEGMENTS.iter().enumerate().map(|(i, segment)| segment.item(i as u16 + 1, findings)),
+        TABLE.iter().enumerate().map(|(i, segment)| segment.item(i as u16 + 1, findings)),
     );
     put_referenced_series(&mut set, series, &series.images);
     frames.put_groups(&mut set, series, &case.instance_uid("segmentation dimensions"));

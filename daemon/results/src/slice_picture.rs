@@ -8,13 +8,14 @@
 use crate::canvas::{Canvas, LARGE, MEDIUM, SMALL, STRONG};
 use crate::colour::{BACKGROUND, Colour, FAINT, PANEL, TEXT, WARNING};
 use crate::masks::Masks;
-use crate::picture::{Picture, footer, percent};
+use crate::picture::{Picture, footer};
 use crate::resample::{SHARP, resample, taps};
 use crate::source::SourceSeries;
+use crate::words;
 
 /// Width of every picture, in pixels.
 pub const WIDTH: usize = 640;
-/// Height of every picture, in pixels.
+/// Height of every picture of a first revision, in pixels.
 pub const HEIGHT: usize = HEADER_HEIGHT + PANEL_SIDE + FOOTER_HEIGHT;
 /// The usual window for lungs: its centre and width.
 pub const WINDOW_HU: (f32, f32) = (-600.0, 1500.0);
@@ -42,6 +43,8 @@ pub struct SliceView<'a> {
     pub masks: &'a Masks<'a>,
     /// Whether the lesions are outlined: see the module's text.
     pub outlines: bool,
+    /// The outcome's revision: from the second on the picture says that earlier results are replaced.
+    pub revision: u32,
 }
 
 /// The slices with the largest lesion areas, at most `count`, at least [`APART_MIN_MM`] apart, **from head to feet**:
@@ -73,7 +76,7 @@ pub fn most_affected(series: &SourceSeries, masks: &Masks<'_>, count: usize) -> 
 ///
 /// `None` where values, labels or spacings do not make a slice of the series: no preview is better than a wrong one.
 pub fn render(view: &SliceView<'_>) -> Option<Picture> {
-    let SliceView { series, index, hu, masks, outlines } = *view;
+    let SliceView { series, index, hu, masks, outlines, revision } = *view;
     let spacing_known = series.pixel_spacing_mm.iter().all(|mm| mm.is_finite() && *mm > 0.0);
     let there = index < series.images.len() && hu.len() == series.rows * series.columns;
     if !(there && spacing_known && masks.fit(series)) {
@@ -90,10 +93,11 @@ pub fn render(view: &SliceView<'_>) -> Option<Picture> {
     }
     header(&mut canvas, view);
     footer(&mut canvas, (WIDTH, HEIGHT), FOOTER_HEIGHT);
-    Some(canvas.finish(match outlines {
+    let picture = canvas.finish(match outlines {
         true => "Axial slice in the lung window with the network's lesions outlined",
         false => "Axial slice in the lung window",
-    }))
+    });
+    Some(picture.of_revision(revision))
 }
 
 /// Which pixels of the slice are lesion.
@@ -175,7 +179,10 @@ fn header(canvas: &mut Canvas, view: &SliceView<'_>) {
     canvas.text((MARGIN, 8), &slice, (MEDIUM, TEXT));
     let share = match counts.lung {
         0 => "no lung in this slice".to_owned(),
-        lung => format!("{} of its lung affected", percent(counts.lesion as f64 / lung as f64)),
+        lung => {
+            let share = words::percent(counts.lesion as f64 / lung as f64);
+            format!("{} of its lung affected", words::text(share, " %"))
+        }
     };
     canvas.text_right((right, 10), &share, (STRONG, TEXT));
     let number = image.instance_number.map_or_else(String::new, |n| format!("image {n}, "));

@@ -18,7 +18,8 @@ mod code;
 mod content;
 mod groups;
 
-pub use code::{Code, PRIVATE_CODES, PRIVATE_SCHEME};
+pub use crate::code::{Code, PRIVATE_SCHEME};
+pub use code::PRIVATE_CODES;
 
 /// Comprehensive SR Storage.
 pub const SOP_CLASS_UID: &str = "1.2.840.10008.5.1.4.1.1.88.33";

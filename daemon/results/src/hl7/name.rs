@@ -1,4 +1,5 @@
 //! Persons' names: from DICOM's component groups (PS3.5 section 6.2, PN) to HL7's repetitions (data types XPN and XCN).
+//! A group of which a part can't be read is left out: what is left of a name is another's.
 use super::encoding::Encoder;
 
 /// The component groups of DICOM, in their order, as HL7 table 4000 calls them.
@@ -25,6 +26,7 @@ fn groups(name: &str, encoder: &Encoder, write: impl Fn([String; 5], &str) -> St
     let repetitions: Vec<String> = name
         .split('=')
         .zip(REPRESENTATIONS)
+        .filter(|(group, _)| !super::is_damaged(group))
         .map(|(group, representation)| (components(group, encoder), representation))
         .filter(|(parts, _)| parts.iter().any(|part| !part.is_empty()))
         .map(|(parts, representation)| write(parts, representation))

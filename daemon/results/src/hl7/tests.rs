@@ -64,10 +64,16 @@ fn a_flagged_study_word_by_word() {
         "PV1|1|U||||||^Dupont^René^^^^^^^L^^^^^A\r",
         "ORC|RE|P100|F200\r",
         "OBR|1|P100|F200|^CT chest|||20261123065958|||||||||||ACC-1|RP7|||20261123070509||CT|P\r",
-        "NTE|1|L|NOT FOR DIAGNOSTIC USE. Result of an automatic triage, preliminary, read by nobody.\r",
+        "NTE|1|L|FLAGGED: read this study first. Reading priority HIGH.\r",
+        "NTE|2|L|NOT FOR DIAGNOSTIC USE. A machine's result, preliminary, verified by nobody.\r",
+        "NTE|3|L|CT-3; affected share of the lungs: right 61.8 %, left 34.2 %; identification score 0.87.\r",
+        "NTE|4|L|The identification score is a demonstration: no accuracy is claimed, it does not tell COVID-19 from \
+            other pneumonia, and it must not decide about a patient.\r",
         &unmeasured("OBX|1|CWE|outcome^Triage outcome^99TRIAGED||flagged^FLAGGED^99TRIAGED|||AA|||P"),
         &unmeasured("OBX|2|ST|priority^Reading priority^99TRIAGED||HIGH||||||P"),
-        &obx("OBX|3|NM|probability^Probability of signs of COVID-19^99TRIAGED||0.873|1^no units^UCUM|||||P"),
+        &obx(
+            "OBX|3|NM|probability^Identification score (demonstration, no accuracy claimed)^99TRIAGED||0.87|1^no units^UCUM|||||P",
+        ),
         &obx("OBX|4|ST|ct-category^CT category of the more affected lung^99TRIAGED||CT-3||||||P"),
         &obx(
             "OBX|5|NM|lesion-fraction-right^Lesion volume as percent of lung volume, right^99TRIAGED||61.8|%^percent^UCUM|||||P",
@@ -104,21 +110,94 @@ fn only_a_flag_is_abnormal_and_nothing_is_normal() {
         assert!(rows.iter().all(|row| row[11] == "P"), "{text}");
         assert_eq!(fields(&text, "OBR")[0][25], "P");
         assert_eq!(text.matches("NOT FOR DIAGNOSTIC USE").count(), 1);
-        assert_eq!(text.contains("no statement that the study is normal"), priority == "LOW");
+        assert_eq!(text.contains("does not say normal"), priority == "LOW");
     }
     let text = String::from_utf8(message(&source(), &not_evaluated(), CharacterSet::Utf8).bytes).unwrap();
     assert_eq!(fields(&text, "OBX")[2][5], "gantry tilt of 5.0 deg; at most 0.5 deg is evaluated");
 }
 
+/// Value type, value and result status of an observation.
+fn observation<'a>(text: &'a str, code: &str) -> (&'a str, &'a str, &'a str) {
+    let row = fields(text, "OBX").into_iter().find(|row| row[3].starts_with(code)).unwrap();
+    (row[2], row[5], row[11])
+}
+
 #[test]
-fn a_number_that_is_none_is_no_number() {
+fn a_number_that_is_none_is_no_number_and_a_bound_says_so() {
     let mut findings = findings();
-    findings.lung_volume_ml.left = f64::NAN;
+    findings.lung_volume_ml.left = 0.0;
+    findings.lesion_volume_ml.left = f64::NAN;
+    findings.severity = Sides { left: 0.0, right: 0.0002 };
+    findings.probability = 0.9999;
     let message = message(&source(), &outcome(Verdict::Flagged(findings)), CharacterSet::Utf8);
     let text = String::from_utf8(message.bytes).unwrap();
-    let rows = fields(&text, "OBX");
-    let row = rows.iter().find(|row| row[3].starts_with("lung-volume-left")).unwrap();
-    assert_eq!((row[5], row[11]), ("", "X"));
+    for (code, want) in [
+        ("lesion-fraction-left", ("NM", "", "X")),
+        ("lesion-fraction-right", ("SN", "<^0.1", "P")),
+        ("lung-volume-left", ("NM", "0.0", "P")),
+        ("lesion-volume-left", ("NM", "", "X")),
+        ("probability", ("SN", ">^0.99", "P")),
+    ] {
+        assert_eq!(observation(&text, code), want, "{code}");
+    }
+    assert!(text.contains("right <0.1 %, left no lung; identification score >0.99."), "{text}");
+}
+
+#[test]
+fn a_later_revision_says_what_it_replaces() {
+    let (source, outcome, identity) = (source(), not_evaluated(), identity());
+    let later = Case { revision: 2, ..case(&source, None, &outcome, &identity) };
+    let text = String::from_utf8(oru(&later, &site(CharacterSet::Utf8)).bytes).unwrap();
+    assert_eq!(fields(&text, "NTE")[0], ["NTE", "1", "L", "REVISION 2 - REPLACES EARLIER RESULTS."]);
+}
+
+#[test]
+fn a_name_that_can_not_be_read_is_left_out_and_the_sites_set_stays() {
+    let damaged: &[(&[u8], &[u8], &str, &str)] = &[
+        // Latin-1 beside no character set: the frequent case.
+        (b"", b"Buc^J\xe9r\xf4me", "", "no character set"),
+        (b"ISO_IR 192", b"Buc^J\xe9r\xf4me=\xe5\xb1\xb1", "", "character set ISO_IR 192"),
+        (b"ISO_IR 192", b"Yamada^Tarou=\xe5\xb1", "Yamada^Tarou^^^^^L^A", "character set ISO_IR 192"),
+    ];
+    for (set, name, want, declared) in damaged {
+        let source = study(&[
+            (0x0008, 0x0005, set),
+            (0x0010, 0x0010, name),
+            (0x0010, 0x0020, b"17"),
+            (0x0008, 0x0090, b"\xe9"),
+            (0x0008, 0x1030, b"Thorax"),
+            (0x0032, 0x1060, b"Sch\xe4del"),
+        ]);
+        let site_set = if name.ends_with(b"\xb1\xb1") { CharacterSet::Utf8 } else { CharacterSet::Iso8859_1 };
+        let message = message(&source, &not_evaluated(), site_set);
+        let text = String::from_utf8(message.bytes).unwrap();
+        assert!(!text.contains('\u{fffd}'), "{text}");
+        assert_eq!(fields(&text, "MSH")[0][17], site_set.name());
+        let pid = &fields(&text, "PID")[0];
+        assert_eq!(pid[3], "17^^^^PI");
+        let group = if name.ends_with(b"\xb1\xb1") { "\u{5c71}^^^^^^L^I" } else { want };
+        assert_eq!(pid.get(5).copied().unwrap_or_default(), group);
+        assert_eq!(fields(&text, "PV1")[0].len(), 3, "no referring physician");
+        assert_eq!(fields(&text, "OBR")[0][4], "^Thorax");
+        let note = format!(
+            "Left out, wholly or in part, as not readable: patient's name, referring physician's name, requested \
+            procedure description. The study declares {declared}."
+        );
+        assert_eq!(fields(&text, "NTE").last().unwrap()[3], note);
+    }
+}
+
+#[test]
+fn a_site_separates_the_components_of_its_names_and_nothing_else() {
+    let named = Site {
+        sending_application: "APP^1.2.3^ISO".into(),
+        receiving_facility: "St. Mary & Co|~\\^x".into(),
+        ..site(CharacterSet::Utf8)
+    };
+    let (source, outcome, identity) = (source(), not_evaluated(), identity());
+    let text = String::from_utf8(oru(&case(&source, None, &outcome, &identity), &named).bytes).unwrap();
+    let msh = &fields(&text, "MSH")[0];
+    assert_eq!((msh[2], msh[5]), ("APP^1.2.3^ISO", "St. Mary \\T\\ Co\\F\\\\R\\\\E\\^x"));
 }
 
 #[test]
@@ -131,7 +210,8 @@ fn the_control_id_is_the_content() {
     let other = Site { receiving_facility: "B".into(), ..utf8.clone() };
     let ids = [oru(&first, &utf8), oru(&later, &utf8), oru(&first, &other)].map(|m| m.control_id);
     assert!(ids[0] != ids[1] && ids[0] != ids[2], "{ids:?}");
-    let legal = |id: &String| id.len() == 20 && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+    let legal =
+        |id: &String| id.len() == 20 && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
     assert!(ids.iter().all(legal), "{ids:?}");
 }
 
@@ -226,7 +306,7 @@ for path in sorted(folder.glob("*.hl7")):
     assert all(str(row[8]) == "" for row in others)
     assert all(str(row[11]) == "P" for row in [first, *others])
     assert [str(row[1]) for row in message.segments("OBX")] == [str(n + 1) for n in range(len(others) + 1)]
-    assert [str(segment[0]) for segment in message][:7] == ["MSH", "PID", "PV1", "ORC", "OBR", "NTE", "OBX"]
+    assert [str(segment[0]) for segment in message][:10] == ["MSH", "PID", "PV1", "ORC", "OBR", *["NTE"] * 4, "OBX"]
     assert str(message.segment("OBR")[25]) == "P"
     count += 1
 print(count)

@@ -48,7 +48,7 @@ pub(crate) fn shows(picture: &Picture, text: &str, font: Font, colour: Colour) -
 
 #[test]
 fn the_verdict_and_every_number_are_in_words() {
-    let flagged = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)), true);
+    let flagged = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)), true, 1);
     for (text, font, colour) in [
         ("FLAGGED", HUGE, [1.0; 3]),
         ("CT-3", HUGE, TEXT),
@@ -59,31 +59,50 @@ fn the_verdict_and_every_number_are_in_words() {
         ("2315 ml", STRONG, TEXT),
         ("R", LARGE, WARNING),
         ("L", LARGE, WARNING),
-        (WARNING_TEXT, LARGE, WARNING),
+        (words::WARNING, LARGE, WARNING),
         ("version 1", BODY, TEXT),
+        ("identification (demonstration)", BODY, FAINT),
+        ("no accuracy claimed", BODY, FAINT),
     ] {
         assert!(shows(&flagged, text, font, colour), "{text}");
     }
     assert!(!shows(&flagged, "NOT FLAGGED", HUGE, [1.0; 3]));
-    let not_flagged = render(&outcome(Verdict::NotFlagged(findings())), Some(&chest(80, 128)), true);
+    let not_flagged = render(&outcome(Verdict::NotFlagged(findings())), Some(&chest(80, 128)), true, 1);
     assert!(shows(&not_flagged, "NOT FLAGGED", HUGE, TEXT));
-    assert!(shows(&not_flagged, WARNING_TEXT, LARGE, WARNING));
+    assert!(shows(&not_flagged, words::WARNING, LARGE, WARNING));
+}
+
+#[test]
+fn a_later_revision_says_so_above_everything_and_hides_nothing() {
+    let reason = NotEvaluated::Gap { gap_mm: 16.0, spacing_mm: 8.0 };
+    for verdict in [Verdict::Flagged(findings()), Verdict::NotEvaluated(reason)] {
+        let [first, second] =
+            [1, 2].map(|revision| render(&outcome(verdict.clone()), Some(&chest(80, 128)), false, revision));
+        assert_eq!(second.height, HEIGHT + STRIP_HEIGHT);
+        let below = second.rgb.len() - first.rgb.len();
+        assert!(second.rgb[below..] == first.rgb, "the picture itself is the same");
+        assert_eq!(below, STRIP_HEIGHT * WIDTH * 3);
+        let strip =
+            Picture { width: WIDTH, height: STRIP_HEIGHT, rgb: second.rgb[..below].to_vec(), shows: "" };
+        assert!(shows(&strip, "REVISION 2 - REPLACES EARLIER RESULTS", LARGE, [0.05; 3]));
+    }
 }
 
 #[test]
 fn the_reason_of_no_evaluation_is_in_words() {
     let reason = NotEvaluated::Gap { gap_mm: 16.0, spacing_mm: 8.0 };
-    let picture = render(&outcome(Verdict::NotEvaluated(reason)), Some(&chest(80, 128)), true);
+    let picture = render(&outcome(Verdict::NotEvaluated(reason)), Some(&chest(80, 128)), true, 1);
     assert!(shows(&picture, "NOT EVALUATED", HUGE, [0.05; 3]));
     assert!(shows(&picture, "slices are missing: a gap of 16.00 mm", LARGE, TEXT));
-    assert!(shows(&picture, WARNING_TEXT, LARGE, WARNING));
+    assert!(shows(&picture, words::WARNING, LARGE, WARNING));
     // No projection: no colour of a lung anywhere.
     assert_eq!(
         picture,
         render(
             &outcome(Verdict::NotEvaluated(NotEvaluated::Gap { gap_mm: 16.0, spacing_mm: 8.0 })),
             None,
-            true
+            true,
+            1
         )
     );
 }
@@ -92,7 +111,7 @@ fn the_reason_of_no_evaluation_is_in_words() {
 fn the_patients_right_is_at_the_images_left() {
     let mut only_right = findings();
     only_right.severity = Sides { left: 0.0, right: 0.618 };
-    let picture = render(&outcome(Verdict::Flagged(only_right)), None, true);
+    let picture = render(&outcome(Verdict::Flagged(only_right)), None, true, 1);
     let half = |from: usize| {
         let rows = picture.rgb.chunks_exact(WIDTH * 3).skip(BANNER_HEIGHT).take(PANEL_AT.1 - BANNER_HEIGHT);
         let rgb: Vec<u8> = rows.flat_map(|row| row[from * 3..(from + 310) * 3].to_vec()).collect();
@@ -115,42 +134,24 @@ fn a_picture_is_made_whatever_comes() {
     let mut broken = chest(10, 10);
     broken.lung.pop();
     for projection in [None, Some(&broken), Some(&chest(1, 1)), Some(&chest(1, 512))] {
-        let picture = render(&outcome(Verdict::Flagged(odd.clone())), projection, true);
+        let picture = render(&outcome(Verdict::Flagged(odd.clone())), projection, true, 1);
         assert_eq!(picture.rgb.len(), WIDTH * HEIGHT * 3);
         assert!(shows(&picture, "FLAGGED", HUGE, [1.0; 3]));
         assert!(shows(&picture, "no lung", LARGE, TEXT));
         assert!(shows(&picture, "n/a", LARGE, TEXT));
     }
-    let picture = render(&outcome(Verdict::Flagged(findings())), Some(&broken), true);
+    let picture = render(&outcome(Verdict::Flagged(findings())), Some(&broken), true, 1);
     assert!(shows(&picture, "lung has 99 values", BODY, FAINT), "says why there is no projection");
     let what = "x ".repeat(4000);
-    let picture = render(&outcome(Verdict::NotEvaluated(NotEvaluated::Unreadable { what })), None, true);
-    assert!(shows(&picture, WARNING_TEXT, LARGE, WARNING));
-}
-
-#[test]
-fn numbers_never_say_more_than_they_know() {
-    let cases = [
-        (0.0, "0.0 %"),
-        (1e-9, "<0.1 %"),
-        (0.0011, "0.1 %"),
-        (0.2504, "25.0 %"),
-        (1.0, "100.0 %"),
-        (f64::NAN, "n/a"),
-    ];
-    for (share, want) in cases {
-        assert_eq!(percent(share), want);
-    }
-    for (p, want) in [(0.0, "<0.01"), (0.5, "0.50"), (0.9999, ">0.99"), (1.0, ">0.99"), (f32::NAN, "n/a")] {
-        assert_eq!(probability(p), want);
-    }
+    let picture = render(&outcome(Verdict::NotEvaluated(NotEvaluated::Unreadable { what })), None, true, 1);
+    assert!(shows(&picture, words::WARNING, LARGE, WARNING));
 }
 
 #[test]
 fn the_png_holds_the_same_pixels_and_is_repeatable() {
     let outcome = outcome(Verdict::Flagged(findings()));
-    let picture = render(&outcome, Some(&chest(80, 128)), true);
-    assert_eq!(picture, render(&outcome, Some(&chest(80, 128)), true));
+    let picture = render(&outcome, Some(&chest(80, 128)), true, 1);
+    assert_eq!(picture, render(&outcome, Some(&chest(80, 128)), true, 1));
     let bytes = picture.to_png();
     assert_eq!(bytes, picture.to_png());
     let mut reader = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info().unwrap();
@@ -165,8 +166,8 @@ fn the_png_holds_the_same_pixels_and_is_repeatable() {
 #[test]
 fn the_picture_is_the_same_on_every_machine() {
     use sha2::{Digest, Sha256};
-    for (colours, want) in [(true, "526397150e7e368c"), (false, "2b5c3722388e743c")] {
-        let picture = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)), colours);
+    for (colours, want) in [(true, "4f0dcd689a1e540a"), (false, "da2e8901ebbba313")] {
+        let picture = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)), colours, 1);
         let sum: String = Sha256::digest(&picture.rgb).iter().take(8).map(|b| format!("{b:02x}")).collect();
         assert_eq!(sum, want, "{}", picture.shows);
     }

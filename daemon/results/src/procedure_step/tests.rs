@@ -2,6 +2,7 @@ use super::*;
 use crate::testing::{
     JAPANESE, case, findings, identity, not_evaluated, outcome, python, series, source, text, value,
 };
+use study::Verdict;
 
 fn verdicts() -> [(study::Outcome, &'static str, &'static str); 3] {
     [
@@ -18,11 +19,30 @@ fn the_priority_follows_the_verdict() {
         let item = build(&case(&source, None, &outcome, &identity), Some("PACS"));
         assert_eq!(text(&item.data_set, 0x0074, 0x1200), priority);
         assert_eq!(text(&item.data_set, 0x0074, 0x1204), label);
-        assert!(text(&item.data_set, 0x0040, 0x0400).starts_with("NOT FOR DIAGNOSTIC USE"));
+        let comment = text(&item.data_set, 0x0040, 0x0400);
+        assert!(comment.contains("NOT FOR DIAGNOSTIC USE"), "{comment}");
+        assert_eq!(comment.contains(words::CAVEAT), outcome.findings().is_some(), "{comment}");
+        assert_eq!(comment.contains("does not say normal"), priority == "LOW", "{comment}");
         // The name keeps its bytes, beside the set that they are written in.
         assert!(value(&item.data_set, Tag(0x0010, 0x0010)).unwrap().starts_with(JAPANESE));
         assert_eq!(text(&item.data_set, 0x0008, 0x0005), "\\ISO 2022 IR 87");
         assert_eq!(item, build(&case(&source, None, &outcome, &identity), Some("PACS")));
+    }
+}
+
+#[test]
+fn a_later_revision_is_another_item_that_says_what_it_replaces() {
+    let (source, identity) = (source(), identity());
+    for (outcome, _, label) in verdicts() {
+        let first = case(&source, None, &outcome, &identity);
+        let [second, last] = [2, u32::MAX].map(|revision| build(&Case { revision, ..first }, None));
+        assert_ne!(second.sop_instance_uid, build(&first, None).sop_instance_uid);
+        let says = format!("{label}; REVISION 2, REPLACES EARLIER");
+        assert_eq!(text(&second.data_set, 0x0074, 0x1204), says);
+        assert!(
+            text(&second.data_set, 0x0040, 0x0400).starts_with("REVISION 2 - REPLACES EARLIER RESULTS. ")
+        );
+        assert!(text(&last.data_set, 0x0074, 0x1204).len() <= LO_MAX);
     }
 }
 

@@ -11,10 +11,10 @@ use crate::testing::{
 };
 use std::path::Path;
 use std::process::Command;
-use study::StudyUid;
+use study::{StudyUid, Verdict};
 
 fn built(outcome: &Outcome, revision: u32) -> (DicomResult, Picture) {
-    let picture = render(outcome, Some(&chest(60, 100)), true);
+    let picture = render(outcome, Some(&chest(60, 100)), true, revision);
     let (source, identity) = (source(), identity());
     (build(&Case { revision, ..case(&source, None, outcome, &identity) }, &picture), picture)
 }
@@ -41,10 +41,14 @@ fn the_study_is_repeated_byte_by_byte_and_the_rest_is_ours() {
         (0x0020, 0x000e, &sc.series_uid),
         (0x0020, 0x0013, "3"),
         (0x0020, 0x0020, "L\\F"),
-        (0x0020, 0x4000, "FLAGGED, CT-3. Not for diagnostic use."),
     ] {
         assert_eq!(text(set, group, element), want, "({group:04x},{element:04x})");
     }
+    let words = "REVISION 3 - REPLACES EARLIER RESULTS. FLAGGED: read this study first. Reading priority HIGH. \
+        NOT FOR DIAGNOSTIC USE. A machine's result, preliminary, verified by nobody. CT-3; affected share of the lungs: \
+        right 61.8 %, left 34.2 %; identification score 0.87. The identification score is a demonstration: no accuracy \
+        is claimed, it does not tell COVID-19 from other pneumonia, and it must not decide about a patient.";
+    assert_eq!(text(set, 0x0020, 0x4000), words);
     assert!(value(set, Tag(0x7fe0, 0x0010)).unwrap() == picture.rgb);
     assert_eq!(value(set, Tag(0x0010, 0x1020)), None, "an absent optional attribute stays absent");
 }
@@ -53,8 +57,12 @@ fn the_study_is_repeated_byte_by_byte_and_the_rest_is_ours() {
 fn not_evaluated_says_why_in_ascii() {
     let (sc, _) = built(&not_evaluated(), 1);
     let comment = text(sc.data_set(), 0x0020, 0x4000);
-    assert!(comment.starts_with("NOT EVALUATED: gantry tilt of 5.0 deg; at most"), "{comment}");
+    assert!(comment.starts_with("NOT EVALUATED: triage has no answer for this study."), "{comment}");
+    assert!(comment.contains("Reason: gantry tilt of 5.0 deg; at most"), "{comment}");
     assert_eq!(text(sc.data_set(), 0x0020, 0x0020), "");
+    let (sc, _) = built(&outcome(Verdict::NotFlagged(findings())), 1);
+    let comment = text(sc.data_set(), 0x0020, 0x4000);
+    assert!(comment.starts_with("NOT FLAGGED: read in turn; this does not say normal."), "{comment}");
 }
 
 #[test]
@@ -99,7 +107,7 @@ fn the_same_facts_give_the_same_bytes_and_other_facts_another_uid() {
 fn our_own_text_fits_every_character_set_and_its_vr() {
     let long = Identity { manufacturer: "Ü\\".repeat(50), station: "a".repeat(40), ..identity() };
     let flagged = outcome(Verdict::Flagged(findings()));
-    let picture = render(&flagged, None, true);
+    let picture = render(&flagged, None, true, 1);
     let sc = build(&case(&SourceStudy::default(), None, &flagged, &long), &picture);
     assert_eq!(text(sc.data_set(), 0x0008, 0x0070), "?".repeat(64));
     assert_eq!(text(sc.data_set(), 0x0008, 0x1010), "a".repeat(16));
@@ -111,7 +119,8 @@ fn built_slice(series: &SourceSeries, index: usize, revision: u32, outlines: boo
     let masks = Masks { labels: &labels, right_lung: 1, left_lung: 2, lesion: 4 };
     let hu = vec![-700.0; series.rows * series.columns];
     let picture =
-        slice_picture::render(&SliceView { series, index, hu: &hu, masks: &masks, outlines }).unwrap();
+        slice_picture::render(&SliceView { series, index, hu: &hu, masks: &masks, outlines, revision })
+            .unwrap();
     let (source, identity, flagged) = (source(), identity(), outcome(Verdict::Flagged(findings())));
     let case = Case { revision, ..case(&source, Some(series), &flagged, &identity) };
     (slice(&case, &picture, &series.images[index], index as u32 + 1), picture)
@@ -154,7 +163,7 @@ fn slices_are_one_series_in_the_order_of_the_body_and_refer_to_their_source() {
 fn the_coronal_picture_refers_to_all_of_its_source_and_a_notice_to_none() {
     let (source, series, identity) = (source(), series(4, 16, 24), identity());
     for (outcome, want) in [(outcome(Verdict::Flagged(findings())), true), (not_evaluated(), false)] {
-        let picture = render(&outcome, Some(&chest(60, 100)), false);
+        let picture = render(&outcome, Some(&chest(60, 100)), false, 1);
         let sc = build(&case(&source, Some(&series), &outcome, &identity), &picture);
         let references = value(sc.data_set(), Tag(0x0008, 0x2112));
         assert_eq!(references.is_some(), want);
@@ -176,7 +185,7 @@ fn files(folder: &Path) -> Vec<(std::path::PathBuf, Picture)> {
         |picture: Picture| (build(&case(&source, Some(&series), &flagged, &identity), &picture), picture);
     let objects = [
         ("flagged", built(&flagged, 1)),
-        ("with-series", with_series(render(&flagged, Some(&chest(60, 100)), false))),
+        ("with-series", with_series(render(&flagged, Some(&chest(60, 100)), false, 1))),
         ("not-evaluated", built(&not_evaluated(), 1)),
         ("slice", built_slice(&series, 1, 1, false)),
         ("slice-outlined", built_slice(&series, 2, 2, true)),

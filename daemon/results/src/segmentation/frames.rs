@@ -3,15 +3,14 @@
 //! Bits run on over the borders of frames (PS3.5 section 8.1.1): where rows × columns is no multiple of 8, a byte holds
 //! pixels of two frames.
 use super::SEGMENTS;
-use crate::dataset::DataSet;
+use crate::code::{Code, dcm};
+use crate::dataset::{DataSet, decimal};
 use crate::masks::{Masks, Planes, blocks, is_marked};
-use crate::references::{Code, source_image};
+use crate::references::source_image;
 use crate::source::{SourceSeries, Tag};
 
 /// PS3.16 CID 7203.
-const SEGMENTATION: Code = Code("113076", "DCM", "Segmentation");
-/// Longest DS value (PS3.5 section 6.2).
-const DS_MAX: usize = 16;
+const SEGMENTATION: Code = dcm("113076", "Segmentation");
 
 const REFERENCED_SEGMENT_NUMBER: Tag = Tag(0x0062, 0x000b);
 const SEGMENT_IDENTIFICATION: Tag = Tag(0x0062, 0x000a);
@@ -193,44 +192,4 @@ fn frame_groups(series: &SourceSeries, slice: usize, segment: usize, place: u32)
 /// Numbers as a DS value. What came from one is written back as the same number.
 fn decimals(values: &[f64]) -> String {
     values.iter().map(|v| decimal(*v)).collect::<Vec<_>>().join("\\")
-}
-
-/// A number in at most 16 characters, as exact as fits.
-fn decimal(value: f64) -> String {
-    let plain = value.to_string();
-    if plain.len() <= DS_MAX {
-        return plain;
-    }
-    let error = |text: &String| text.parse::<f64>().map_or(f64::INFINITY, |v| (v - value).abs());
-    (0..DS_MAX)
-        .flat_map(|digits| [format!("{value:.digits$}"), format!("{value:.digits$e}")])
-        .filter(|text| text.len() <= DS_MAX)
-        .min_by(|a, b| error(a).total_cmp(&error(b)))
-        .unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_fit_and_are_as_exact_as_fits() {
-        let cases = [
-            (0.0, "0"),
-            (-180.25, "-180.25"),
-            (0.6640625, "0.6640625"),
-            (1e-15, "1e-15"),
-            (-1.234_567_890_123e-15, "-1.23456789e-15"),
-            (1.0 / 3.0, "0.33333333333333"),
-            (-123.456_789_012_345_6, "-123.45678901235"),
-        ];
-        for (value, want) in cases {
-            assert_eq!(decimal(value), want);
-            assert!(decimal(value).len() <= DS_MAX);
-        }
-        for received in ["-179.638671875", "0.703125", "-1024.0000000001", "9.999999999e-10"] {
-            let value: f64 = received.parse().unwrap();
-            assert_eq!(decimal(value).parse::<f64>().unwrap(), value, "{received}");
-        }
-    }
 }

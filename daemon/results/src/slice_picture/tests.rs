@@ -1,5 +1,5 @@
 use super::*;
-use crate::picture::WARNING_TEXT;
+use crate::picture::STRIP_HEIGHT;
 use crate::picture::tests::shows;
 use crate::testing::series;
 
@@ -34,7 +34,7 @@ fn chest(rows: usize, columns: usize) -> (Vec<f32>, Vec<u8>) {
 fn drawn(series: &SourceSeries, outlines: bool) -> Picture {
     let (hu, labels) = chest(series.rows, series.columns);
     let labels = labels.repeat(series.images.len());
-    render(&SliceView { series, index: 1, hu: &hu, masks: &masks(&labels), outlines }).unwrap()
+    render(&SliceView { series, index: 1, hu: &hu, masks: &masks(&labels), outlines, revision: 1 }).unwrap()
 }
 
 fn pixel(picture: &Picture, x: usize, y: usize) -> [u8; 3] {
@@ -95,7 +95,7 @@ fn the_slice_its_share_and_the_warning_are_in_words() {
         (share.as_str(), STRONG, TEXT),
         ("image 2, location 297.8 mm", SMALL, FAINT),
         ("lung window -600 / 1500", SMALL, FAINT),
-        (WARNING_TEXT, LARGE, WARNING),
+        (words::WARNING, LARGE, WARNING),
     ] {
         assert!(shows(&picture, text, font, colour), "{text}");
     }
@@ -151,8 +151,12 @@ fn what_makes_no_slice_is_not_drawn_and_odd_values_are() {
     let (hu, labels) = chest(16, 24);
     let labels = labels.repeat(3);
     let masks = masks(&labels);
-    let view = SliceView { series: &series, index: 2, hu: &hu, masks: &masks, outlines: true };
-    assert!(render(&view).is_some());
+    let view = SliceView { series: &series, index: 2, hu: &hu, masks: &masks, outlines: true, revision: 1 };
+    let first = render(&view).unwrap();
+    let third = render(&SliceView { revision: 3, ..view }).unwrap();
+    assert_eq!((third.width, third.height), (WIDTH, HEIGHT + STRIP_HEIGHT));
+    assert!(third.rgb.ends_with(&first.rgb), "the slice itself is the same");
+    assert!(shows(&third, "REVISION 3 - REPLACES EARLIER RESULTS", LARGE, [0.05; 3]));
     assert!(render(&SliceView { index: 3, ..view }).is_none());
     assert!(render(&SliceView { hu: &hu[1..], ..view }).is_none());
     assert!(render(&SliceView { masks: &Masks { labels: &labels[1..], ..masks }, ..view }).is_none());

@@ -1,36 +1,7 @@
 //! The codes that the report uses: PS3.16's own where there is one, and the private ones.
+use crate::code::{Code, dcm, private, sct, ucum};
+use crate::words;
 use study::{Category, NotEvaluated};
-
-/// The coding scheme of [`PRIVATE_CODES`]. PS3.16 section 8.2: private designators begin with 99.
-pub const PRIVATE_SCHEME: &str = "99TRIAGED";
-
-/// A coded entry (PS3.3 section 8.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code {
-    /// Code Value, at most 16 characters.
-    pub value: &'static str,
-    /// Coding Scheme Designator.
-    pub scheme: &'static str,
-    /// Code Meaning, at most 64 characters.
-    pub meaning: &'static str,
-}
-
-const fn dcm(value: &'static str, meaning: &'static str) -> Code {
-    Code { value, scheme: "DCM", meaning }
-}
-
-/// SNOMED CT.
-const fn sct(value: &'static str, meaning: &'static str) -> Code {
-    Code { value, scheme: "SCT", meaning }
-}
-
-const fn ucum(value: &'static str, meaning: &'static str) -> Code {
-    Code { value, scheme: "UCUM", meaning }
-}
-
-const fn private(value: &'static str, meaning: &'static str) -> Code {
-    Code { value, scheme: PRIVATE_SCHEME, meaning }
-}
 
 /// Names of content items.
 pub(super) mod concept {
@@ -65,7 +36,6 @@ pub(super) mod concept {
     pub const ALGORITHM_MANUFACTURER: Code = dcm("122405", "Algorithm Manufacturer");
     pub const ALGORITHM_PARAMETERS: Code = dcm("111002", "Algorithm Parameters");
     pub const VOLUME: Code = sct("118565006", "Volume");
-    pub const DERIVATION: Code = dcm("121401", "Derivation");
     pub const PRIORITY: Code = sct("260870009", "Priority");
     pub const COMMENT: Code = dcm("121106", "Comment");
 }
@@ -75,13 +45,8 @@ pub(super) const DEVICE: Code = dcm("121007", "Device");
 pub(super) const CT_OF_CHEST: Code = sct("169069000", "CT of chest");
 pub(super) const IMAGING_PROCEDURE: Code = sct("363679005", "Imaging procedure");
 pub(super) const COMPUTED_TOMOGRAPHY: Code = dcm("CT", "Computed Tomography");
-pub(super) const LUNG: Code = sct("39607008", "Lung");
-pub(super) const LESION: Code = sct("52988006", "Lesion");
-pub(super) const RIGHT: Code = sct("24028007", "Right");
-pub(super) const LEFT: Code = sct("7771000", "Left");
 /// CID 244's code for both sides.
 pub(super) const BILATERAL: Code = sct("51440002", "Bilateral");
-pub(super) const MAXIMUM: Code = sct("56851009", "Maximum");
 pub(super) const NOT_EVALUATED: Code = sct("373121007", "Not Evaluated");
 /// CID 7035 "Actionable Finding Classification".
 pub(super) const ACR_CATEGORY_2: Code =
@@ -99,9 +64,12 @@ pub(super) const OUTCOME: Code = private("outcome", "Triage outcome");
 pub(super) const FLAGGED: Code = private("flagged", "Flagged");
 pub(super) const NOT_FLAGGED: Code = private("not-flagged", "Not flagged; this does not say normal");
 pub(super) const REASON: Code = private("reason", "Reason for no evaluation");
-pub(super) const PROBABILITY: Code = private("probability", "Probability of signs of COVID-19");
+pub(super) const PROBABILITY: Code = private("probability", words::SCORE);
 pub(super) const LESION_FRACTION: Code =
     private("lesion-fraction", "Lesion volume as percent of lung volume");
+/// Of one lung: a code of its own, so that nobody reads it as the share of both.
+pub(super) const WORSE_LESION_FRACTION: Code =
+    private("lesion-fract-max", "Lesion volume as percent of volume of the more affected lung");
 pub(super) const CT_CATEGORY: Code = private("ct-category", "CT category of the more affected lung");
 
 /// Every private code that a report may contain: first concept names and outcomes, then the CT categories, then the
@@ -113,6 +81,7 @@ pub const PRIVATE_CODES: &[Code] = &[
     REASON,
     PROBABILITY,
     LESION_FRACTION,
+    WORSE_LESION_FRACTION,
     CT_CATEGORY,
     CATEGORIES[0],
     CATEGORIES[1],

@@ -1,7 +1,7 @@
 //! Content items (PS3.3 section C.17.3): their encoding, whatever they say.
-use super::code::Code;
 use crate::case::{ST_MAX, ascii};
-use crate::dataset::DataSet;
+use crate::code::Code;
+use crate::dataset::{DataSet, decimal};
 use crate::references;
 use crate::source::{SourceImage, Tag};
 
@@ -49,7 +49,7 @@ impl Item {
     fn within(mut elements: DataSet, value_type: &'static str, name: Option<Code>) -> Self {
         elements.put(Tag(0x0040, 0xa040), b"CS", value_type);
         if let Some(name) = name {
-            elements.put_sequence(CONCEPT_NAME, [coded(name)]);
+            elements.put_sequence(CONCEPT_NAME, [name.item()]);
         }
         Self { value_type, elements, children: Vec::new() }
     }
@@ -57,7 +57,7 @@ impl Item {
     /// A coded value.
     pub(super) fn code(relation: Relation, name: Code, value: Code) -> Self {
         let mut item = Self::new(relation, "CODE", Some(name));
-        item.elements.put_sequence(Tag(0x0040, 0xa168), [coded(value)]);
+        item.elements.put_sequence(Tag(0x0040, 0xa168), [value.item()]);
         item
     }
 
@@ -98,11 +98,16 @@ pub(super) fn uid_ref(relation: Relation, name: Code, uid: &str) -> Item {
     item
 }
 
-/// A number, finite.
+/// A number, finite, as exact as fits.
 pub(super) fn number(relation: Relation, name: Code, value: f64, unit: Code) -> Item {
+    digits(relation, name, &decimal(value), unit)
+}
+
+/// A number of these digits.
+pub(super) fn digits(relation: Relation, name: Code, value: &str, unit: Code) -> Item {
     let mut measured = DataSet::default();
-    measured.put_sequence(Tag(0x0040, 0x08ea), [coded(unit)]);
-    measured.put(Tag(0x0040, 0xa30a), b"DS", decimal(value));
+    measured.put_sequence(Tag(0x0040, 0x08ea), [unit.item()]);
+    measured.put(Tag(0x0040, 0xa30a), b"DS", value);
     let mut item = Item::new(relation, "NUM", Some(name));
     item.elements.put_sequence(Tag(0x0040, 0xa300), [measured]);
     item
@@ -137,39 +142,9 @@ fn filled(mut container: Item, template: Template, children: Vec<Item>) -> Item 
     container.with(children)
 }
 
-fn coded(code: Code) -> DataSet {
-    references::Code(code.value, code.scheme, code.meaning).item()
-}
-
-/// The value as a DS of at most 16 characters (PS3.5 section 6.2), with the seven digits that single precision, in
-/// which the networks compute, carries: the shortest text that reads back as the same f32.
-fn decimal(value: f64) -> String {
-    let value = value as f32;
-    let plain = value.to_string();
-    if plain.len() <= 16 { plain } else { format!("{value:e}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_fit_their_vr_and_read_back() {
-        for (value, want) in [
-            (0.0, "0"),
-            (34.2, "34.2"),
-            (0.342 * 100.0, "34.2"),
-            (2021.4, "2021.4"),
-            (1e-9, "0.000000001"),
-            (-1.234_567_8e-20, "-1.2345678e-20"),
-            (3.4e38, "3.4e38"),
-            (1.0 / 3.0, "0.33333334"),
-        ] {
-            let text = decimal(value);
-            assert_eq!(text, want);
-            assert!(text.len() <= 16 && text.parse::<f32>().unwrap() == value as f32, "{text}");
-        }
-    }
 
     #[test]
     fn an_empty_text_is_no_item() {

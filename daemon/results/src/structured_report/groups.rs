@@ -3,18 +3,17 @@
 //! The answer is a group too, and not the template's container of qualitative evaluations: readers of TID 1500 look
 //! into groups, and some nowhere else.
 use super::code::{
-    ACR_CATEGORY_2, BILATERAL, CT_CATEGORY, Code, DIVIDE_BY_ZERO, FLAGGED, LEFT, LESION, LESION_FRACTION,
-    LUNG, MAXIMUM, MILLILITRE, NO_UNITS, NOT_A_NUMBER, NOT_EVALUATED, NOT_FLAGGED, OUTCOME, PERCENT,
-    PROBABILITY, REASON, RIGHT, category, concept, reason,
+    ACR_CATEGORY_2, BILATERAL, CT_CATEGORY, DIVIDE_BY_ZERO, FLAGGED, LESION_FRACTION, MILLILITRE, NO_UNITS,
+    NOT_A_NUMBER, NOT_EVALUATED, NOT_FLAGGED, OUTCOME, PERCENT, PROBABILITY, REASON, WORSE_LESION_FRACTION,
+    category, concept, reason,
 };
 use super::content::Relation::{Contains, HasConceptMod, HasObsContext};
-use super::content::{Item, container, number, text, uid_ref};
+use super::content::{Item, container, digits, text, uid_ref};
 use crate::case::Case;
+use crate::code::{Code, LEFT, LESION, LUNG, RIGHT};
 use crate::uid;
+use crate::words::{self, Number};
 use study::{Findings, NotEvaluated, Verdict};
-
-/// In every report.
-const WARNING: &str = "NOT FOR DIAGNOSTIC USE. A machine's result, verified by nobody.";
 
 /// The groups of a case.
 pub(super) fn of(case: &Case<'_>) -> Vec<Item> {
@@ -65,8 +64,8 @@ impl Side {
 
     /// The share of the lung. Where there is no lung, there is none.
     fn fraction(&self) -> Item {
-        if self.lung_volume_ml > 0.0 {
-            measurement(LESION_FRACTION, self.fraction * 100.0, PERCENT)
+        if words::has_lung(self.lung_volume_ml) {
+            measurement(LESION_FRACTION, words::percent(self.fraction), PERCENT)
         } else {
             Item::code(Contains, LESION_FRACTION, DIVIDE_BY_ZERO)
         }
@@ -76,10 +75,9 @@ impl Side {
 /// Flagged or not, by which numbers.
 fn answer(case: &Case<'_>, findings: &Findings) -> Item {
     let flagged = matches!(case.outcome.verdict, Verdict::Flagged(_));
-    let larger_lung = Item::code(HasConceptMod, concept::DERIVATION, MAXIMUM);
     let mut items = vec![
-        measurement(LESION_FRACTION, findings.severity() * 100.0, PERCENT).with([larger_lung]),
-        measurement(PROBABILITY, f64::from(findings.probability), NO_UNITS),
+        measurement(WORSE_LESION_FRACTION, words::percent(findings.severity()), PERCENT),
+        measurement(PROBABILITY, words::score(findings.probability), NO_UNITS),
         Item::code(Contains, OUTCOME, if flagged { FLAGGED } else { NOT_FLAGGED }),
     ];
     // ACR category 1 is for findings that threaten life within minutes, 2 for those to communicate within hours, 3
@@ -90,35 +88,35 @@ fn answer(case: &Case<'_>, findings: &Findings) -> Item {
         items.push(Item::code(Contains, concept::PRIORITY, ACR_CATEGORY_2));
     }
     items.push(Item::code(Contains, CT_CATEGORY, category(findings.category())));
-    let words = if flagged {
-        "FLAGGED: read this study first."
-    } else {
-        "NOT FLAGGED: read in turn. This does not say that the study is normal."
-    };
-    items.extend(comments([words, WARNING]));
+    items.extend(comments(case));
     group(case, "Triage", None, Some(BILATERAL), items)
 }
 
-/// Not evaluated, and why. It has no priority, since none is known, and no site: lungs may be what was not found.
+/// Not evaluated, and why. It has no category of CID 7035, since nothing was found, and no site: lungs may be what was
+/// not found.
 fn unanswered(case: &Case<'_>, why: &NotEvaluated) -> Item {
     let mut items =
         vec![Item::code(Contains, OUTCOME, NOT_EVALUATED), Item::code(Contains, REASON, reason(why))];
-    let no_priority = "There is no answer and no priority: read the study as if there were no triage.";
-    items.extend(comments([&format!("NOT EVALUATED: {why}"), no_priority, WARNING]));
+    items.extend(comments(case));
     group(case, "Triage", None, None, items)
 }
 
-fn comments<const N: usize>(words: [&str; N]) -> impl Iterator<Item = Item> {
-    words.into_iter().filter_map(|words| text(Contains, concept::COMMENT, words))
+/// The outcome in words, one comment a sentence. Bounds, `<` and `>`, are only here: a number has no place for them.
+fn comments(case: &Case<'_>) -> impl Iterator<Item = Item> {
+    let sentences = words::sentences(case.outcome, case.revision);
+    sentences.into_iter().filter_map(|words| text(Contains, concept::COMMENT, &words))
 }
 
 fn lung(case: &Case<'_>, side: &Side) -> Item {
-    let volume = measurement(concept::VOLUME, side.lung_volume_ml, MILLILITRE);
+    let volume = measurement(concept::VOLUME, words::millilitres(side.lung_volume_ml, 1), MILLILITRE);
     group(case, side.lung, Some(LUNG), Some(side.laterality), vec![volume])
 }
 
 fn lesions(case: &Case<'_>, side: &Side) -> Item {
-    let items = vec![measurement(concept::VOLUME, side.lesion_volume_ml, MILLILITRE), side.fraction()];
+    let items = vec![
+        measurement(concept::VOLUME, words::millilitres(side.lesion_volume_ml, 1), MILLILITRE),
+        side.fraction(),
+    ];
     group(case, side.lesions, Some(LESION), Some(side.laterality), items)
 }
 
@@ -173,12 +171,11 @@ fn algorithm(case: &Case<'_>) -> Vec<Item> {
     .collect()
 }
 
-/// A number; where it is none, the code of CID 42 for that in its place. The standard's own way, a number without a
-/// value, makes highdicom refuse the whole document.
-fn measurement(name: Code, value: f64, unit: Code) -> Item {
-    if value.is_finite() {
-        number(Contains, name, value, unit)
-    } else {
-        Item::code(Contains, name, NOT_A_NUMBER)
+/// A number, of as many digits as are said elsewhere; where it is none, the code of CID 42 for that in its place. The
+/// standard's own way, a number without a value, makes highdicom refuse the whole document.
+fn measurement(name: Code, value: Option<Number>, unit: Code) -> Item {
+    match value {
+        Some(value) => digits(Contains, name, &value.digits, unit),
+        None => Item::code(Contains, name, NOT_A_NUMBER),
     }
 }

@@ -4,7 +4,7 @@ use crate::testing::{
     JAPANESE, case, findings, identity, not_evaluated, outcome, python, series, skip, source,
     text as value_of, value, verify, write,
 };
-use crate::{RawElement, SourceStudy};
+use crate::{RawElement, SourceStudy, words};
 use std::path::PathBuf;
 use std::process::Command;
 use study::{NotEvaluated, Outcome, Sides, Verdict};
@@ -78,17 +78,43 @@ fn the_same_facts_give_the_same_bytes_and_another_revision_another_instance() {
 fn the_answer_is_in_codes_and_words() {
     for (name, document) in documents() {
         let words: &[&str] = match name {
-            "flagged" => &["RID49481", "FLAGGED: read this study first."],
-            "not-flagged" | "no-number" => &["not-flagged", "This does not say that the study is normal."],
-            _ => &["373121007", "gantry-tilt", "NOT EVALUATED: gantry tilt of 5.0 deg;", "no priority:"],
+            "flagged" => &["RID49481", "FLAGGED: read this study first. Reading priority HIGH."],
+            "not-flagged" | "no-number" => {
+                &["not-flagged", "this does not say normal. Reading priority LOW."]
+            }
+            _ => &[
+                "373121007",
+                "gantry-tilt",
+                "no answer for this study. Reading priority MEDIUM.",
+                "Reason: gantry tilt of 5.0 deg;",
+            ],
         };
         assert!(words.iter().all(|text| holds(&document, text)), "{name}");
-        assert!(
-            holds(&document, "NOT FOR DIAGNOSTIC USE. A machine's result, verified by nobody."),
-            "{name}"
-        );
+        assert!(holds(&document, words::WARNING) && holds(&document, words::MACHINE), "{name}");
+        assert!(!holds(&document, "REVISION"), "{name}");
+        let answered = !matches!(name, "not-evaluated" | "no-series");
+        assert_eq!(holds(&document, words::CAVEAT), answered, "{name}");
+        assert_eq!(holds(&document, words::SCORE), answered, "{name}");
         // A category of CID 7035 for what is flagged, and for nothing else.
         assert_eq!(holds(&document, "RADLEX"), name == "flagged", "{name}");
+    }
+}
+
+#[test]
+fn what_is_a_bound_and_what_is_replaced_is_in_words() {
+    let slight = study::Findings {
+        probability: 0.9999,
+        severity: Sides { left: 0.0, right: 0.0002 },
+        lung_volume_ml: Sides { left: 0.0, right: 2315.0 },
+        ..findings()
+    };
+    let (source, identity, outcome) = (source(), identity(), outcome(Verdict::Flagged(slight)));
+    let report = build(&Case { revision: 4, ..case(&source, None, &outcome, &identity) });
+    for words in [
+        "REVISION 4 - REPLACES EARLIER RESULTS.",
+        "affected share of the lungs: right <0.1 %, left no lung; identification score >0.99.",
+    ] {
+        assert!(holds(&report, words), "{words}");
     }
 }
 
@@ -103,7 +129,7 @@ fn every_reason_is_coded_and_said() {
     for reason in reasons {
         let code = code::reason(&reason);
         assert!(PRIVATE_CODES.contains(&code), "{code:?}");
-        let words = crate::case::ascii(format!("NOT EVALUATED: {reason}").trim(), 500);
+        let words = crate::case::ascii(format!("Reason: {reason}").trim(), 500);
         let report = built(&outcome(Verdict::NotEvaluated(reason)), None);
         assert!(
             holds(&report, code.value) && holds(&report, code.meaning) && holds(&report, &words),
@@ -160,12 +186,12 @@ fn dsrdump_has_nothing_to_say_against_it() {
 fn expected(name: &str) -> Vec<&'static str> {
     match name {
         "flagged" => vec![
-            "Triage|Bilateral|lesion-fraction|61.8|%",
-            "Triage|Bilateral|probability|0.873|1",
+            "Triage|Bilateral|lesion-fract-max|61.8|%",
+            "Triage|Bilateral|probability|0.87|1",
             "Triage|Bilateral|outcome|flagged",
             "Triage|Bilateral|260870009|RID49481",
             "Triage|Bilateral|ct-category|CT-3",
-            "Right lung|Right|118565006|2315|ml",
+            "Right lung|Right|118565006|2315.0|ml",
             "Lesions of the right lung|Right|118565006|1430.7|ml",
             "Lesions of the right lung|Right|lesion-fraction|61.8|%",
             "Left lung|Left|118565006|2021.4|ml",
@@ -179,15 +205,15 @@ fn expected(name: &str) -> Vec<&'static str> {
             lines
         }
         "no-number" => vec![
-            "Triage|Bilateral|lesion-fraction|25|%",
+            "Triage|Bilateral|lesion-fract-max|25.0|%",
             "Triage|Bilateral|probability|114000",
             "Triage|Bilateral|outcome|not-flagged",
             "Triage|Bilateral|ct-category|CT-1",
-            "Right lung|Right|118565006|2315|ml",
-            "Lesions of the right lung|Right|lesion-fraction|25|%",
+            "Right lung|Right|118565006|2315.0|ml",
+            "Lesions of the right lung|Right|lesion-fraction|25.0|%",
             "Lesions of the right lung|Right|118565006|114000",
-            "Left lung|Left|118565006|0|ml",
-            "Lesions of the left lung|Left|118565006|0|ml",
+            "Left lung|Left|118565006|0.0|ml",
+            "Lesions of the left lung|Left|118565006|0.0|ml",
             "Lesions of the left lung|Left|lesion-fraction|114003",
         ],
         _ => vec!["Triage||outcome|373121007", "Triage||reason|gantry-tilt"],
@@ -205,7 +231,7 @@ fn highdicom_reads_the_same_numbers() {
         \x20   side = ''.join(site.laterality.meaning for site in group.finding_sites)\n\
         \x20   head = f'{group.tracking_identifier}|{side}'\n\
         \x20   for m in group.get_measurements():\n\
-        \x20       print(f'{head}|{m.name.value}|{m.value:.9g}|{m.unit.value}')\n\
+        \x20       print(f'{head}|{m.name.value}|{m.value}|{m.unit.value}')\n\
         \x20   for e in group.get_qualitative_evaluations():\n\
         \x20       print(f'{head}|{e.name.value}|{e.value.value}')\n";
     let folder = tempfile::tempdir().unwrap();
