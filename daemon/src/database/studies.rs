@@ -1,13 +1,12 @@
 //! Studies, their receptions and their outcomes.
 use super::{Database, DatabaseError, Deliverable, Reception, StudyKey, json};
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Params, Row, Transaction, params};
 use study::{Outcome, StudyUid};
 
 impl Database {
     /// The study's key, made if it is new; its state becomes `receiving`, so that it is evaluated (again).
     pub fn receive(&self, study: &StudyUid, now_ms: i64) -> Result<StudyKey, DatabaseError> {
-        let connection = self.lock();
-        let id = connection.query_row(
+        let id = self.change_and_read(
             "INSERT INTO studies (study_uid, state, arrived_ms) VALUES (?1, 'receiving', ?2)
              ON CONFLICT (study_uid) DO UPDATE
              SET state = 'receiving', images_deleted = 2 * (images_deleted > 0), attempts = 0,
@@ -63,20 +62,20 @@ impl Database {
 
     /// Marks a complete study as being evaluated, and tells the reception that this finishes.
     pub fn evaluate(&self, key: StudyKey) -> Result<Reception, DatabaseError> {
-        Ok(self.lock().query_row(
+        self.change_and_read(
             "UPDATE studies SET state = 'evaluating' WHERE id = ?1 RETURNING reception",
             [key.0],
             |row| row.get(0).map(|number| Reception { key, number }),
-        )?)
+        )
     }
 
     /// Counts an evaluation that begins, and returns how many have begun since the last slice.
     pub fn begin_attempt(&self, key: StudyKey) -> Result<u32, DatabaseError> {
-        Ok(self.lock().query_row(
+        self.change_and_read(
             "UPDATE studies SET attempts = attempts + 1 WHERE id = ?1 RETURNING attempts",
             [key.0],
             |row| row.get(0),
-        )?)
+        )
     }
 
     /// The revision that the next outcome of a study will have, from 1.
@@ -173,6 +172,23 @@ impl Database {
             [key.0],
             |row| row.get(0),
         )?)
+    }
+}
+
+impl Database {
+    /// Runs a statement with RETURNING. On its own it would be committed when it is reset, after its row was read, and
+    /// rusqlite swallows the error of that: a study would be acknowledged that is not on the disk.
+    fn change_and_read<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        let value = transaction.query_row(sql, params, read)?;
+        transaction.commit()?;
+        Ok(value)
     }
 }
 
