@@ -15,6 +15,7 @@ use crate::dataset::{DataSet, DataSetError, Writer};
 use crate::intake::now_ms;
 use crate::intake::spool::{Spool, SpoolError};
 use crate::limits::{COMMITMENT_ATTEMPTS_MAX, DELIVERY_PAUSE_MAX_MS, REFERENCES_MAX};
+use crate::outbox::policy::backoff_ms;
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dimse::requestor::{Requestor, RequestorConfig};
@@ -44,8 +45,6 @@ pub const EVENTS: [u16; 2] = [ALL_COMMITTED, FAILURES_EXIST];
 const MISSING_WAIT_MS: i64 = 5_000;
 /// How often it looks.
 const MISSING_PAUSE_MS: i64 = 500;
-/// The pause after the first attempt that failed; each further one is twice as long.
-const BACKOFF_FIRST_MS: i64 = 2_000;
 
 /// An instance that is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,7 +257,7 @@ impl Reporter {
                 Ok(self.database.end_report(due)?)
             }
             Err(error) => {
-                let pause_ms = backoff_ms(due.attempts);
+                let pause_ms = backoff_ms(due.attempts, transaction);
                 warn!(
                     "storage commitment {transaction}: {scanner} did not take the report: {error}; again in {} s",
                     pause_ms / 1000
@@ -313,12 +312,10 @@ impl Failed {
     /// The scanner has heard it and does not want it: a transaction that it does not know, say. It will not change its
     /// mind.
     fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status } if !status.is_retryable())
+        // A processing failure is what some say of everything that they have no time for now.
+        let passes = |status: &Status| status.is_retryable() || *status == Status::PROCESSING_FAILURE;
+        matches!(self, Self::Refused { status } if !passes(status))
     }
-}
-
-fn backoff_ms(attempts: u32) -> i64 {
-    BACKOFF_FIRST_MS.saturating_mul(1 << attempts.min(16)).min(DELIVERY_PAUSE_MAX_MS)
 }
 
 #[cfg(test)]

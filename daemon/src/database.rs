@@ -19,11 +19,11 @@ mod procedure_steps;
 mod schema;
 mod studies;
 
-pub use commitment_requests::Uncommitted;
+pub use commitment_requests::{Answered, Uncommitted};
 pub use commitments::DueReport;
 pub use kind::Kind;
 pub use operator::{Entry, Selection};
-pub use outbox::{Counts, Delivery};
+pub use outbox::{Counts, Delivery, Payload};
 pub use packed::Packed;
 pub use procedure_steps::StepChange;
 

@@ -144,7 +144,7 @@ mod tests {
         janitor(dir.path(), u64::MAX, i64::from(u32::MAX)).round().unwrap();
         assert!(roomy.spool.instances(here).unwrap().is_empty());
         assert!(
-            !roomy.database.due("pacs", now_ms(), 1).unwrap().is_empty(),
+            !roomy.database.due("pacs", now_ms(), 1, &[]).unwrap().is_empty(),
             "the result is whole all the same"
         );
     }

@@ -2,16 +2,18 @@
 //!
 //! Owns one thread a destination, so that a dead one never delays another, and the connections to them. What is to be
 //! delivered lies in the database; a restart goes on where it stopped. What a failure means is in [`policy`]. It never
-//! changes a result, and gives one up only as parked, where an operator sees it.
+//! changes a result, and gives one up only as parked, where an operator sees it, or when a later revision of it has
+//! arrived. What a peer says in its own words may name patients: it goes into the database, never into the log.
 mod dicom;
 mod implicit;
 mod mllp;
 pub mod policy;
 
 use crate::config::Destination;
-use crate::database::{Counts, Database, DatabaseError, Delivery, Uncommitted};
+use crate::database::{Counts, Database, DatabaseError, Delivery, Kind, Payload, Uncommitted};
 use crate::intake::now_ms;
 use crate::limits::{BATCH_MAX, DELIVERY_PAUSE_MAX_MS};
+use anyhow::bail;
 use dimse::requestor::RequestorConfig;
 use dimse::rustls::ClientConfig;
 use dimse::{AeTitle, TlsClient, uids};
@@ -28,7 +30,7 @@ const LOOK_MS: i64 = 5_000;
 /// The least pause, whatever the times in the database say.
 const PAUSE_LEAST_MS: i64 = 20;
 
-/// Results in a row for which a peer has no room, after which the others are not even tried.
+/// Results of a kind in a row for which a peer has no room, after which the others of it are not even tried.
 const BUSY_MAX: u32 = 2;
 
 /// As for DICOM: the receiver may have to write the message to a slow disk.
@@ -95,6 +97,9 @@ enum Connection<'a> {
 impl Line {
     fn new(destination: &Destination, sender: &Sender) -> anyhow::Result<Self> {
         let tls = sender.tls.as_ref().filter(|_| destination.tls());
+        if destination.tls() && tls.is_none() {
+            bail!("{}: TLS is wanted, and there is no [tls] identity", destination.name());
+        }
         let peer = |ae_title: &str| -> anyhow::Result<Box<dicom::Peer>> {
             let tls = tls.map(|config| TlsClient { config: Arc::clone(config), server_name: None });
             Ok(Box::new(dicom::Peer {
@@ -130,7 +135,15 @@ impl Connection<'_> {
             Self::Dicom(association) => association.send(delivery, bytes),
             Self::Hl7 { address, tls } => {
                 let id = &delivery.sop_instance_uid;
-                Ok(mllp::exchange(address, *tls, &bytes, id, HL7_TIMEOUTS)?)
+                match mllp::exchange(address, *tls, &bytes, id, HL7_TIMEOUTS) {
+                    // Table 0357, 205: duplicate key. It had arrived, and the answer was lost.
+                    Err(mllp::MllpError::Refused { condition: Some(205), .. })
+                        if delivery.suspect || delivery.broken > 0 =>
+                    {
+                        Ok(())
+                    }
+                    result => Ok(result?),
+                }
             }
         }
     }
@@ -141,6 +154,14 @@ impl Connection<'_> {
             Self::Hl7 { .. } => {}
         }
     }
+}
+
+/// A kind of results for which a peer has no room now.
+struct Full {
+    kind: Kind,
+    failure: Failure,
+    /// When the connection was opened on which it said so.
+    opened_ms: i64,
 }
 
 /// The thread of one destination.
@@ -192,15 +213,20 @@ impl Courier<'_> {
 
     /// Sends all that is due, then asks for commitments; `false` when the appliance stops.
     fn round(&mut self) -> Result<bool, DatabaseError> {
+        let mut full: Vec<Full> = Vec::new();
         loop {
             if self.is_stopping() {
                 return Ok(false);
             }
-            let due = self.database.due(self.name(), (self.clock)(), BATCH_MAX)?;
+            let except: Vec<Kind> = full.iter().map(|full| full.kind).collect();
+            let due = self.database.due(self.name(), (self.clock)(), BATCH_MAX, &except)?;
             if due.is_empty() {
                 break;
             }
-            self.send(&due)?;
+            self.send(&due, &mut full)?;
+        }
+        for Full { kind, failure, opened_ms } in full {
+            self.put_off(&failure, Some(kind), opened_ms)?;
         }
         if self.asks_for_commitment() {
             self.ask_for_commitment()?;
@@ -208,41 +234,54 @@ impl Courier<'_> {
         Ok(true)
     }
 
-    /// Sends deliveries over one connection, until it breaks; each answer is recorded at once.
-    fn send(&mut self, due: &[Delivery]) -> Result<(), DatabaseError> {
+    /// Sends deliveries over one connection, until it breaks; each answer is recorded at once. A kind for which there is
+    /// no room joins `full`, and the others go on.
+    fn send(&mut self, due: &[Delivery], full: &mut Vec<Full>) -> Result<(), DatabaseError> {
+        let opened_ms = (self.clock)();
         let mut connection = match self.line.open(due) {
             Ok(connection) => connection,
-            Err(failure) => return self.put_off_all(&failure),
+            Err(failure) => return self.put_off(&failure, None, opened_ms),
         };
-        let mut busy = 0;
+        let mut busy: Option<(Kind, u32)> = None;
         for delivery in due {
             if self.is_stopping() {
                 break;
             }
-            let Some(bytes) = self.database.payload(delivery.id)? else { continue };
+            let kind = delivery.kind;
+            if full.iter().any(|full| full.kind == kind) {
+                continue;
+            }
+            let bytes = match self.database.payload(delivery.id)? {
+                Payload::Bytes(bytes) => bytes,
+                Payload::Gone => continue,
+                Payload::Damaged(why) => {
+                    self.failed(delivery, &Failure::Damaged(why.into()))?;
+                    continue;
+                }
+            };
             let Err(failure) = connection.send(delivery, bytes) else {
-                busy = 0;
+                busy = None;
                 self.answered();
                 self.accepted(delivery)?;
                 continue;
             };
             if let Failure::Unreachable(_) = failure {
-                return self.put_off_all(&failure);
+                return self.put_off(&failure, None, opened_ms);
             }
             self.failed(delivery, &failure)?;
             match failure {
-                Failure::Refused { .. } => {
-                    busy = 0;
+                Failure::Refused { .. } | Failure::Damaged(_) => {
+                    busy = None;
                     self.answered();
                 }
                 Failure::Busy(_) => {
-                    busy += 1;
-                    if busy == BUSY_MAX {
-                        self.put_off_all(&failure)?;
-                        break;
+                    let in_a_row = busy.filter(|(last, _)| *last == kind).map_or(1, |(_, n)| n + 1);
+                    busy = Some((kind, in_a_row));
+                    if in_a_row == BUSY_MAX {
+                        full.push(Full { kind, failure, opened_ms });
                     }
                 }
-                Failure::Broken(_) | Failure::Unreachable(_) => return self.broken(&failure),
+                Failure::Broken(_) | Failure::Unreachable(_) => return self.broken(&failure, opened_ms),
             }
         }
         connection.close(self.name());
@@ -251,12 +290,12 @@ impl Courier<'_> {
 
     /// A connection broke: maybe by what was under way, and then the others get through on the next one. If that one
     /// breaks, too, it is the peer.
-    fn broken(&mut self, failure: &Failure) -> Result<(), DatabaseError> {
+    fn broken(&mut self, failure: &Failure, opened_ms: i64) -> Result<(), DatabaseError> {
         if self.failures == 0 {
             self.failures = 1;
             return Ok(());
         }
-        self.put_off_all(failure)
+        self.put_off(failure, None, opened_ms)
     }
 
     /// The peer is there and judges results.
@@ -264,9 +303,15 @@ impl Courier<'_> {
         (self.failures, self.away_until_ms) = (0, 0);
     }
 
-    /// The peer is away, and everything waits for it to the same time. A new result is tried at once all the same; that
-    /// it fails says nothing new and does not lengthen the pause.
-    fn put_off_all(&mut self, failure: &Failure) -> Result<(), DatabaseError> {
+    /// The peer is away, or has no room for a kind, and all of it waits for it to the same time. A new result is tried at
+    /// once all the same, also one that came while the attempt was hanging; that it fails says nothing new and does not
+    /// lengthen the pause.
+    fn put_off(
+        &mut self,
+        failure: &Failure,
+        kind: Option<Kind>,
+        opened_ms: i64,
+    ) -> Result<(), DatabaseError> {
         let now_ms = (self.clock)();
         let away_ms = self.away_until_ms.saturating_sub(now_ms);
         // A clock that jumped back must not leave it away for longer than the longest pause.
@@ -274,25 +319,36 @@ impl Courier<'_> {
             self.away_until_ms = now_ms + policy::backoff_ms(self.failures, self.name());
             self.failures = self.failures.saturating_add(1);
         }
-        self.database.unreachable(self.name(), self.away_until_ms, &failure.to_string(), now_ms)?;
+        let until_ms = self.away_until_ms;
+        self.database.put_off(self.name(), kind, until_ms, &failure.to_string(), opened_ms, now_ms)?;
+        let what = kind.map_or(String::new(), |kind| format!("no {kind} now: "));
         let counts = self.database.counts(self.name())?;
-        let pause_s = (self.away_until_ms - now_ms) as f64 / 1e3;
-        warn!("{}: {failure}; again in {pause_s:.0} s; {}", self.name(), words(counts));
+        let pause_s = (until_ms - now_ms) as f64 / 1e3;
+        warn!("{}: {what}{}; again in {pause_s:.0} s; {}", self.name(), failure.for_log(), words(counts));
         Ok(())
     }
 
     fn accepted(&self, delivery: &Delivery) -> Result<(), DatabaseError> {
-        self.database.accepted(delivery.id, self.asks_for_commitment(), (self.clock)())?;
+        let superseded = self.database.accepted(delivery.id, self.asks_for_commitment(), (self.clock)())?;
         let Delivery { kind, study_uid, sop_instance_uid, .. } = delivery;
         info!("{kind} {sop_instance_uid} of study {study_uid} accepted by {}", self.name());
+        if superseded > 0 {
+            warn!(
+                "{}: {superseded} earlier results ({kind}) of study {study_uid}, which had failed, are dropped: sent now \
+                 they would pass for the latest",
+                self.name()
+            );
+        }
         (self.delivered)(self.name().to_owned());
         Ok(())
     }
 
     fn failed(&self, delivery: &Delivery, failure: &Failure) -> Result<(), DatabaseError> {
         let Delivery { id, kind, study_uid, sop_instance_uid, .. } = delivery;
-        let fate = policy::fate(failure, delivery.history(), sop_instance_uid);
-        self.database.failed(*id, failure, fate, (self.clock)())?;
+        let now_ms = (self.clock)();
+        let fate = policy::fate(failure, delivery.history(now_ms), sop_instance_uid);
+        self.database.failed(*id, failure, fate, now_ms)?;
+        let failure = failure.for_log();
         let what = format!("{kind} {sop_instance_uid} of study {study_uid} to {}: {failure}", self.name());
         match fate {
             Fate::Again { pause_ms } => warn!("{what}; again in {:.0} s", pause_ms as f64 / 1e3),
@@ -310,17 +366,17 @@ impl Courier<'_> {
         let rows = self.database.uncommitted(self.name(), (self.clock)(), BATCH_MAX)?;
         let (unanswered, rows): (Vec<Uncommitted>, Vec<_>) = rows.into_iter().partition(|row| row.unanswered);
         for row in unanswered {
-            let reason =
-                "no answer to a request for storage commitment; does it know our address?".to_owned();
+            let reason = "no answer to a request for storage commitment; does it know our address?".into();
             self.failed(&row.delivery, &Failure::Refused { reason, permanent: false })?;
         }
         if rows.is_empty() {
             return Ok(());
         }
+        let opened_ms = (self.clock)();
         let mut association =
             match dicom::Association::open(peer, std::iter::once(uids::STORAGE_COMMITMENT_PUSH_MODEL)) {
                 Ok(association) => association,
-                Err(failure) => return self.put_off_all(&failure),
+                Err(failure) => return self.put_off(&failure, None, opened_ms),
             };
         let now_ms = (self.clock)();
         let transaction = transaction_uid(peer, &rows, now_ms);

@@ -91,10 +91,11 @@ impl Status {
         matches!(self, Self::PENDING | Self::PENDING_WITH_WARNING)
     }
 
-    /// A failure that may pass without anybody changing the request: worth the same request again, later.
+    /// The responder has no room now: worth the same request again, later. A processing failure (0110) is none of these:
+    /// it is what implementations say when they choke on the very object.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        matches!(self.0, 0xA700..=0xA7FF | 0x0110 | 0x0213)
+        matches!(self.0, 0xA700..=0xA7FF | 0x0213)
     }
 
     /// The status in words.
@@ -158,7 +159,8 @@ mod tests {
             (0xB000, false, true, false),
             (0xB007, false, true, false),
             (0xC000, false, false, false),
-            (0x0110, false, false, true),
+            (0x0110, false, false, false),
+            (0x0213, false, false, true),
             (0x0122, false, false, false),
             (0x0111, false, false, false),
             (0x0116, false, true, false),

@@ -1,6 +1,7 @@
 //! `triaged outbox`: what is on its way to the destinations, and what an operator may do about it.
 //!
-//! Works beside the running daemon, on the same database; the daemon notices within seconds. It names no patient.
+//! Works beside the running daemon, on the same database; the daemon notices within seconds. It names no patient, but for
+//! what destinations said: the last error repeats it, and they may. The daemon's log does not have it.
 use crate::config::Config;
 use crate::database::{Database, Entry, Selection};
 use crate::intake::now_ms;
@@ -68,7 +69,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Action::List { all, json } => list(&database, &config, *all, *json),
         Action::Retry(which) => {
             let now_ms = now_ms();
-            act(&database, which, "sent now", |rows| Ok(database.retry(rows, now_ms)?))
+            let code = act(&database, which, "sent now", |rows| Ok(database.retry(rows, now_ms)?))?;
+            if which.ids.is_empty() {
+                let left = database.parked_and_superseded(which.destination.as_deref())?;
+                if left > 0 {
+                    println!(
+                        "{left} are not: a later revision was accepted, and they would pass for the latest; drop them"
+                    );
+                }
+            }
+            Ok(code)
         }
         Action::Drop(which) => act(&database, which, "dropped", |rows| Ok(database.drop_rows(rows)?)),
     }
@@ -162,6 +172,9 @@ fn why_not(database: &Database, id: i64) -> anyhow::Result<String> {
     Ok(match database.row_state(id)? {
         None => "is no row of the outbox; see `list --all`".to_owned(),
         Some((_, false)) => "has no bytes any more: storage.keep_days is over".to_owned(),
+        Some((state, _)) if state != "delivered" && database.is_superseded(id)? => {
+            format!("is {state}, and a later revision was accepted: sent now it would pass for the latest")
+        }
         Some((state, _)) if state == "stored" => {
             "is accepted, and its storage commitment awaited; it is sent again if that fails".to_owned()
         }

@@ -1,4 +1,5 @@
 //! What an operator sees of the outbox and may do to it, from another process while the daemon runs.
+use super::outbox::SUPERSEDED;
 use super::{Database, DatabaseError, Kind};
 use rusqlite::{OptionalExtension, params};
 
@@ -89,17 +90,42 @@ impl Database {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Makes rows due now, with a clean record; how many. Not what is delivered, nor what is no longer kept.
+    /// Makes rows due now, with a clean record; how many. Not what is delivered, nor what is no longer kept, nor what the
+    /// destination has of a later revision: see [`Database::is_superseded`].
     pub fn retry(&self, selection: &Selection, now_ms: i64) -> Result<usize, DatabaseError> {
         let (id, destination) = selection.parts();
         Ok(self.lock().execute(
-            "UPDATE outbox SET state = 'waiting', refusals = 0, broken = 0, suspect = 0, next_attempt_ms = ?3,
-                 parked_ms = NULL
-             WHERE CASE WHEN ?1 IS NOT NULL THEN id = ?1 AND state IN ('waiting', 'parked', 'dropped')
-                        WHEN ?2 IS NOT NULL THEN destination = ?2 AND state IN ('waiting', 'parked')
-                        ELSE state = 'parked' END
-                 AND EXISTS (SELECT 1 FROM results r WHERE r.id = result_id AND length(r.data_set) > 0)",
+            &format!(
+                "UPDATE outbox AS o SET state = 'waiting', failures = 0, failing_since_ms = NULL, refusals = 0, broken = 0,
+                     suspect = 0, next_attempt_ms = ?3, parked_ms = NULL
+                 WHERE CASE WHEN ?1 IS NOT NULL THEN id = ?1 AND state IN ('waiting', 'parked', 'dropped')
+                            WHEN ?2 IS NOT NULL THEN destination = ?2 AND state IN ('waiting', 'parked')
+                            ELSE state = 'parked' END
+                     AND EXISTS (SELECT 1 FROM results r WHERE r.id = result_id AND length(r.data_set) > 0)
+                     AND NOT {SUPERSEDED}"
+            ),
             params![id, destination, now_ms],
+        )?)
+    }
+
+    /// Whether the destination of a row has accepted a later revision of it: sent after that it would pass for the latest.
+    pub fn is_superseded(&self, id: i64) -> Result<bool, DatabaseError> {
+        Ok(self
+            .lock()
+            .query_row(&format!("SELECT {SUPERSEDED} FROM outbox o WHERE o.id = ?1"), [id], |row| row.get(0))
+            .optional()?
+            .unwrap_or(false))
+    }
+
+    /// How many parked rows [`Database::retry`] leaves because a later revision was accepted.
+    pub fn parked_and_superseded(&self, destination: Option<&str>) -> Result<u32, DatabaseError> {
+        Ok(self.lock().query_row(
+            &format!(
+                "SELECT COUNT(*) FROM outbox o
+                 WHERE o.state = 'parked' AND (?1 IS NULL OR o.destination = ?1) AND {SUPERSEDED}"
+            ),
+            [destination],
+            |row| row.get(0),
         )?)
     }
 

@@ -32,6 +32,11 @@ impl Packed {
     pub(super) fn unpack(self) -> rusqlite::Result<Vec<u8>> {
         match self.unpacked_bytes {
             None => Ok(self.bytes),
+            // LZ4 packs at most to a 255th: a length beyond that is damaged, and would be allocated.
+            Some(length) if length / 255 > self.bytes.len() => {
+                let error = format!("{} bytes can't unpack to {length}", self.bytes.len());
+                Err(rusqlite::Error::FromSqlConversionFailure(1, Type::Integer, error.into()))
+            }
             Some(length) => lz4_flex::decompress(&self.bytes, length)
                 .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, error.into())),
         }
@@ -60,5 +65,7 @@ mod tests {
         let mut packed = Packed::new(&vec![0; 1 << 20]);
         packed.bytes.truncate(100);
         assert!(packed.unpack().is_err());
+        let absurd = Packed { bytes: vec![0; 100], unpacked_bytes: Some(usize::MAX) };
+        assert!(absurd.unpack().is_err());
     }
 }

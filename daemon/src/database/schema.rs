@@ -70,9 +70,13 @@ CREATE TABLE outbox_2 (
     attempts        INTEGER NOT NULL DEFAULT 0,
     -- How often the destination said no to this very result.
     refusals        INTEGER NOT NULL DEFAULT 0,
-    -- How often the connection broke on it and another result was accepted afterwards; whether it broke since then.
+    -- How often the connection broke on it, or there was no room for it, and another result was accepted afterwards;
+    -- whether that happened since then.
     broken          INTEGER NOT NULL DEFAULT 0,
     suspect         INTEGER NOT NULL DEFAULT 0,
+    -- Attempts that failed and said something about this very result, and when the first of them was.
+    failures        INTEGER NOT NULL DEFAULT 0,
+    failing_since_ms INTEGER,
     first_failure_ms INTEGER,
     -- waiting: when it is sent; stored: when the commitment is asked for (again).
     next_attempt_ms INTEGER NOT NULL,
@@ -94,6 +98,8 @@ INSERT INTO outbox_2 (result_id, destination, kind, state, rank, queued_ms, atte
 DROP TABLE outbox;
 ALTER TABLE outbox_2 RENAME TO outbox;
 CREATE INDEX outbox_open ON outbox (destination, state, next_attempt_ms) WHERE state IN ('waiting', 'stored');
+CREATE INDEX outbox_parked ON outbox (destination) WHERE state = 'parked';
+CREATE INDEX outbox_suspect ON outbox (destination) WHERE suspect;
 CREATE INDEX outbox_transaction ON outbox (transaction_uid) WHERE transaction_uid IS NOT NULL;
 -- Databases of version 1 may be older than this index.
 CREATE INDEX IF NOT EXISTS results_of_study ON results (study_id);
@@ -136,7 +142,7 @@ pub fn bring_up(connection: &mut Connection) -> Result<(), DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::{Database, Kind};
+    use crate::database::{Database, Kind, Payload};
     use rusqlite::params;
     use std::path::Path;
 
@@ -179,15 +185,15 @@ mod tests {
         drop(version_1(&path));
         for _ in 0..2 {
             let database = Database::open(&path).unwrap();
-            assert_eq!(database.due("pacs", 499, 10).unwrap(), []);
-            assert_eq!(database.due("console", 1000, 10).unwrap(), []);
-            let due = database.due("pacs", 500, 10).unwrap();
-            assert_eq!((due.len(), due[0].attempts, due[0].kind), (1, 4, Kind::Picture));
+            assert_eq!(database.due("pacs", 499, 10, &[]).unwrap(), []);
+            assert_eq!(database.due("console", 1000, 10, &[]).unwrap(), []);
+            let due = database.due("pacs", 500, 10, &[]).unwrap();
+            assert_eq!((due.len(), due[0].failures, due[0].kind), (1, 0, Kind::Picture));
             assert_eq!(due[0].sop_instance_uid, "1.9");
-            assert_eq!(database.payload(due[0].id).unwrap().unwrap(), [1, 2, 3]);
+            assert_eq!(database.payload(due[0].id).unwrap(), Payload::Bytes(vec![1, 2, 3]));
         }
         let database = Database::open(&path).unwrap();
-        let due = database.due("pacs", 500, 10).unwrap();
+        let due = database.due("pacs", 500, 10, &[]).unwrap();
         database.accepted(due[0].id, false, 600).unwrap();
         assert_eq!(database.next_due_ms("pacs").unwrap(), None);
         assert!(database.is_result("1.9").unwrap());
@@ -205,7 +211,7 @@ mod tests {
         let want = [("console".into(), "delivered".into()), ("pacs".into(), "waiting".into())];
         assert_eq!(state(&path), want);
         connection.execute_batch("DROP TABLE outbox_transaction").unwrap();
-        assert_eq!(Database::open(&path).unwrap().due("pacs", 500, 10).unwrap().len(), 1);
+        assert_eq!(Database::open(&path).unwrap().due("pacs", 500, 10, &[]).unwrap().len(), 1);
         assert_eq!(state(&path), want);
     }
 
@@ -225,7 +231,10 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(version(&Connection::open(&after).unwrap()).unwrap(), 1);
-        assert_eq!(Database::open(&after).unwrap().due("pacs", 500, 10).unwrap()[0].sop_instance_uid, "1.9");
+        assert_eq!(
+            Database::open(&after).unwrap().due("pacs", 500, 10, &[]).unwrap()[0].sop_instance_uid,
+            "1.9"
+        );
     }
 
     #[test]

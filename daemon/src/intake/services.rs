@@ -5,7 +5,8 @@
 use super::spool::SpoolError;
 use super::{Event, Intake, lock, now_ms};
 use crate::commitment::{self, MessageError, Report, Request};
-use crate::database::{DatabaseError, StepChange};
+use crate::config::Destination;
+use crate::database::{Answered, DatabaseError, StepChange};
 use crate::dataset::{DataSet, DataSetError};
 use crate::limits;
 use crate::procedure_steps::{self, StepError};
@@ -240,13 +241,22 @@ impl Intake {
 
     fn commitment_answered(&self, set: &DataSet<'_>, calling: &str) -> Result<Then, Refusal> {
         let Report { transaction_uid, committed, failed } = Report::read(set)?;
-        let destination = self.database.committed(&transaction_uid, &committed, &failed, now_ms())?;
-        let (kept, lost) = (committed.len(), failed.len());
+        // It speaks for itself only.
+        let asked = self.config.destinations.iter().filter_map(|destination| match destination {
+            Destination::Dicom(d) if d.storage_commitment && d.ae_title == calling => Some(d.name.clone()),
+            _ => None,
+        });
+        let asked: Vec<String> = asked.collect();
+        let answered = self.database.committed(&asked, &transaction_uid, &committed, &failed, now_ms())?;
+        // An answer to what is not asked any more is taken all the same: the archive need not say it again.
+        let Some(Answered { kept, lost }) = answered else {
+            info!("storage commitment {transaction_uid}: {calling} answers what is not asked");
+            return Ok(Then::Nothing);
+        };
         info!(
             "storage commitment {transaction_uid}: {calling} keeps {kept} of our results, {lost} it does not"
         );
-        // An answer to what is not asked any more is taken all the same: the archive need not say it again.
-        Ok(destination.map_or(Then::Nothing, |d| Then::Deliver(vec![d])))
+        Ok(Then::Deliver(asked))
     }
 
     /// An assembler that has stopped needs no news: the database has everything for the next start.

@@ -1,8 +1,11 @@
 //! Delivery over DICOM: C-STORE to consoles and archives, N-CREATE to worklist managers, and asking for storage
 //! commitment. Owns the association and what its answers mean; decides nothing about the next attempt.
 use super::implicit;
-use super::policy::Failure;
+use super::policy::{Failure, Reason};
+use crate::commitment::REQUEST_ACTION;
 use crate::database::{Delivery, Kind};
+use crate::dataset::Writer;
+use dicom_dictionary_std::tags;
 use dimse::requestor::{Requestor, RequestorConfig};
 use dimse::{AeTitle, AssociationError, Status, uids};
 
@@ -28,19 +31,24 @@ struct Answer {
 }
 
 impl Association {
-    /// Associates for these SOP classes. Explicit VR is preferred; every peer must take Implicit VR (PS3.5 section 10.1).
+    /// Associates for these SOP classes. Explicit VR is preferred; every peer must take Implicit VR (PS3.5 section 10.1),
+    /// which is enough for a commitment.
     pub fn open<'a>(peer: &Peer, sop_classes: impl Iterator<Item = &'a str>) -> Result<Self, Failure> {
         const SYNTAXES: [&[&str]; 2] =
             [&[uids::EXPLICIT_VR_LITTLE_ENDIAN], &[uids::IMPLICIT_VR_LITTLE_ENDIAN]];
+        let syntaxes = |class: &str| match class {
+            uids::STORAGE_COMMITMENT_PUSH_MODEL => &SYNTAXES[1..],
+            _ => &SYNTAXES,
+        };
         let mut classes: Vec<&str> = sop_classes.collect();
         classes.sort_unstable();
         classes.dedup();
         // A context for each syntax: in a common one the peer would choose.
         let contexts: Vec<(&str, &[&str])> =
-            classes.iter().flat_map(|class| SYNTAXES.map(|syntax| (*class, syntax))).collect();
+            classes.iter().flat_map(|class| syntaxes(class).iter().map(|syntax| (*class, *syntax))).collect();
         Requestor::connect(&peer.address, &peer.calling, &peer.called, &contexts, &peer.config)
             .map(Self)
-            .map_err(|error| Failure::Unreachable(error.to_string()))
+            .map_err(|error| Failure::Unreachable(error.to_string().into()))
     }
 
     /// Sends one result and waits for the answer.
@@ -73,9 +81,8 @@ impl Association {
     ) -> Result<(), Failure> {
         let data_set = commitment_request(transaction_uid, instances);
         let class = uids::STORAGE_COMMITMENT_PUSH_MODEL;
-        let (_, data_set) = self.encoded(class, uids::EXPLICIT_VR_LITTLE_ENDIAN, data_set)?;
         let instance = uids::STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE;
-        let answer = self.0.action(class, instance, COMMITMENT_ACTION, &data_set).map_err(broken)?;
+        let answer = self.0.action(class, instance, REQUEST_ACTION, &data_set).map_err(broken)?;
         judge(&Answer { status: answer.status, comment: answer.error_comment })
     }
 
@@ -91,7 +98,7 @@ impl Association {
         if self.0.transfer_syntax_of(class) == Some(syntax) {
             return Ok((syntax.to_owned(), data_set));
         }
-        let refused = |reason: String| Failure::Refused { reason, permanent: true };
+        let refused = |reason: String| Failure::Refused { reason: reason.into(), permanent: true };
         if syntax != uids::EXPLICIT_VR_LITTLE_ENDIAN
             || self.0.transfer_syntax_of(class) != Some(uids::IMPLICIT_VR_LITTLE_ENDIAN)
         {
@@ -102,14 +109,13 @@ impl Association {
     }
 }
 
-/// Action type: request storage commitment (PS3.4 section J.3.2.1).
-const COMMITMENT_ACTION: u16 = 1;
-
 /// An error while a result was under way.
 fn broken(error: AssociationError) -> Failure {
     match error {
-        AssociationError::NoContext { .. } => Failure::Refused { reason: error.to_string(), permanent: true },
-        error => Failure::Broken(error.to_string()),
+        AssociationError::NoContext { .. } => {
+            Failure::Refused { reason: error.to_string().into(), permanent: true }
+        }
+        error => Failure::Broken(error.to_string().into()),
     }
 }
 
@@ -119,10 +125,7 @@ fn judge(answer: &Answer) -> Result<(), Failure> {
     if status.is_success() || status.is_warning() {
         return Ok(());
     }
-    let reason = match &answer.comment {
-        Some(comment) => format!("{status}: {comment}"),
-        None => status.to_string(),
-    };
+    let reason = Reason { what: status.to_string(), said: answer.comment.clone() };
     if status.is_retryable() {
         return Err(Failure::Busy(reason));
     }
@@ -137,38 +140,23 @@ fn judge(answer: &Answer) -> Result<(), Failure> {
     Err(Failure::Refused { reason, permanent })
 }
 
-/// Action Information of a storage commitment request (PS3.4 table J.3-1), Explicit VR Little Endian. `instances` are
+/// Action Information of a storage commitment request (PS3.4 table J.3-1), Implicit VR Little Endian. `instances` are
 /// SOP class and SOP instance.
 fn commitment_request(transaction_uid: &str, instances: &[(&str, &str)]) -> Vec<u8> {
-    let mut items = Vec::new();
-    for (class, instance) in instances {
-        let item = [uid(0x0008, 0x1150, class), uid(0x0008, 0x1155, instance)].concat();
-        items.extend([0xfe, 0xff, 0x00, 0xe0]); // Item (FFFE,E000)
-        items.extend((item.len() as u32).to_le_bytes());
-        items.extend(item);
-    }
-    let mut data_set = uid(0x0008, 0x1195, transaction_uid);
-    data_set.extend([0x08, 0x00, 0x99, 0x11]); // Referenced SOP Sequence (0008,1199)
-    data_set.extend(b"SQ\0\0");
-    data_set.extend((items.len() as u32).to_le_bytes());
-    data_set.extend(items);
-    data_set
-}
-
-/// An element of VR UI; a UID has at most 64 characters.
-fn uid(group: u16, element: u16, value: &str) -> Vec<u8> {
-    let mut value = value.as_bytes().to_vec();
-    if value.len() % 2 == 1 {
-        value.push(0);
-    }
-    let length = value.len() as u16;
-    [&group.to_le_bytes(), &element.to_le_bytes(), b"UI".as_slice(), &length.to_le_bytes(), &value].concat()
+    let items = instances.iter().map(|(class, instance)| {
+        Writer::default()
+            .uid(tags::REFERENCED_SOP_CLASS_UID, class)
+            .uid(tags::REFERENCED_SOP_INSTANCE_UID, instance)
+    });
+    Writer::default()
+        .uid(tags::TRANSACTION_UID, transaction_uid)
+        .sequence(tags::REFERENCED_SOP_SEQUENCE, items)
+        .finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dicom_dictionary_std::tags;
     use dicom_object::InMemDicomObject;
     use dicom_object::mem::InMemElement;
 
@@ -179,7 +167,8 @@ mod tests {
             (0x0000, true, false, false),
             (0xB000, true, false, false),
             (0xA700, false, true, false),
-            (0x0110, false, true, false),
+            (0x0110, false, false, false),
+            (0x0213, false, true, false),
             (0xA900, false, false, false),
             (0xC123, false, false, false),
             (0x0122, false, false, true),
@@ -201,7 +190,7 @@ mod tests {
         let head = dimse::FileHead {
             sop_class_uid: "1.2",
             sop_instance_uid: "1.2.3",
-            transfer_syntax: uids::EXPLICIT_VR_LITTLE_ENDIAN,
+            transfer_syntax: uids::IMPLICIT_VR_LITTLE_ENDIAN,
             sending_ae_title: None,
             receiving_ae_title: None,
             implementation: &dimse::Implementation::default(),

@@ -6,7 +6,7 @@
 //! ```text
 //! connect -> [TLS] -> VT message FS CR -> VT acknowledgement FS CR -> close
 //! ```
-use super::policy::Failure;
+use super::policy::{Failure, Reason};
 use dimse::rustls::pki_types::ServerName;
 use dimse::rustls::{self, ClientConfig, ClientConnection, StreamOwned};
 use std::io::{self, ErrorKind, Read, Write};
@@ -94,10 +94,17 @@ impl From<MllpError> for Failure {
     fn from(error: MllpError) -> Self {
         let text = error.to_string();
         match error {
-            MllpError::Connect { .. } | MllpError::Tls { .. } => Self::Unreachable(text),
-            // Table 0357: the record is locked.
-            MllpError::Refused { condition: Some(206), .. } => Self::Busy(text),
-            MllpError::Refused { code, condition, .. } => {
+            MllpError::Connect { .. } | MllpError::Tls { .. } => Self::Unreachable(text.into()),
+            MllpError::Refused { code, condition, reason } => {
+                let what = match condition {
+                    Some(condition) => format!("{code}, condition {condition}"),
+                    None => code.clone(),
+                };
+                let reason = Reason { what, said: Some(reason) };
+                // Table 0357: the record is locked.
+                if condition == Some(206) {
+                    return Self::Busy(reason);
+                }
                 // Table 0357: 100 to 103 find fault with the message, 200 to 203 with its type, event, processing id and
                 // version. The others (an unknown or a duplicate key, an internal error) may turn. Without a condition a
                 // rejection is about what the receiver supports (HL7 v2.5.1 section 2.9.2.2).
@@ -105,13 +112,16 @@ impl From<MllpError> for Failure {
                     Some(condition) => matches!(condition, 100..=103 | 200..=203),
                     None => code.ends_with('R'),
                 };
-                Self::Refused { reason: text, permanent }
+                Self::Refused { reason, permanent }
             }
-            MllpError::Silent { .. }
-            | MllpError::Closed
-            | MllpError::Io(_)
-            | MllpError::Garbage { .. }
-            | MllpError::OtherMessage { .. } => Self::Broken(text),
+            MllpError::Silent { .. } | MllpError::Closed | MllpError::Io(_) => Self::Broken(text.into()),
+            MllpError::Garbage { what } => {
+                Self::Broken(Reason { what: "the answer is no acknowledgement".into(), said: Some(what) })
+            }
+            MllpError::OtherMessage { received, .. } => Self::Broken(Reason {
+                what: "the acknowledgement is of another message".into(),
+                said: Some(received),
+            }),
         }
     }
 }

@@ -71,29 +71,30 @@ fn an_acceptance_is_one() {
 
 #[test]
 fn a_no_is_told_with_its_reason() {
-    let refused = |reason: &str, permanent| Failure::Refused { reason: reason.to_owned(), permanent };
+    let why = |what: &str, said: &str| Reason { what: what.into(), said: Some(said.into()) };
+    let refused = |what, said, permanent| Failure::Refused { reason: why(what, said), permanent };
     let cases = [
-        (format!("MSA|AE|{ID}"), refused("AE: no reason given", false)),
-        (format!("MSA|AR|{ID}|not today"), refused("AR: not today", true)),
-        (format!("MSA|CR|{ID}"), refused("CR: no reason given", true)),
+        (format!("MSA|AE|{ID}"), refused("AE", "no reason given", false)),
+        (format!("MSA|AR|{ID}|not today"), refused("AR", "not today", true)),
+        (format!("MSA|CR|{ID}"), refused("CR", "no reason given", true)),
         (
             format!("MSA|AE|{ID}|x\rERR|||101^Required field missing^HL70357|E||||PID-3 is empty"),
-            refused("AE: x; 101^Required field missing^HL70357; PID-3 is empty", true),
+            refused("AE, condition 101", "x; 101^Required field missing^HL70357; PID-3 is empty", true),
         ),
         (
             format!("MSA|AR|{ID}\rERR|||207^Application internal error"),
-            refused("AR: 207^Application internal error", false),
+            refused("AR, condition 207", "207^Application internal error", false),
         ),
-        (format!("MSA|AE|{ID}|||||204^Unknown key"), refused("AE: no reason given", false)),
-        (format!("MSA|AE|{ID}|two\x07\tlines\u{85}"), refused("AE: two  lines", false)),
-        (format!("MSA|AE|{ID}||||206^locked"), Failure::Busy("AE: no reason given".to_owned())),
+        (format!("MSA|AE|{ID}|||||204^Unknown key"), refused("AE", "no reason given", false)),
+        (format!("MSA|AE|{ID}|two\x07\tlines\u{85}"), refused("AE", "two  lines", false)),
+        (format!("MSA|AE|{ID}||||206^locked"), Failure::Busy(why("AE, condition 206", "no reason given"))),
     ];
     for (msa, want) in cases {
         assert_eq!(answered(&framed(&format!("{HEAD}{msa}\r"))), Err(want), "{msa}");
     }
     let long = framed(&format!("{HEAD}MSA|AE|{ID}|{}\r", "é".repeat(5_000)));
     let Err(Failure::Refused { reason, .. }) = answered(&long) else { panic!() };
-    assert_eq!(reason.chars().count(), REASON_MAX + "AE: ".len());
+    assert_eq!(reason.said.unwrap().chars().count(), REASON_MAX);
 }
 
 #[test]
@@ -105,8 +106,8 @@ fn what_is_no_acknowledgement_is_none() {
         (framed(""), "it begins with"),
         (framed("MSH|"), "it begins with MSH|"),
         (framed(HEAD), "no MSA"),
-        (framed(&format!("{HEAD}MSA\r")), "is of message \"\""),
-        (framed(&format!("{HEAD}MSA|AA|CONTROL-2\r")), "is of message \"CONTROL-2\""),
+        (framed(&format!("{HEAD}MSA\r")), "of another message: "),
+        (framed(&format!("{HEAD}MSA|AA|CONTROL-2\r")), "of another message: CONTROL-2"),
         (framed(&format!("{HEAD}MSA|OK|{ID}\r")), "MSA-1 is OK"),
         (endless, "no end within 65536 bytes"),
         (vec![], "closed before"),
@@ -117,7 +118,7 @@ fn what_is_no_acknowledgement_is_none() {
     for (answer, want) in cases {
         let shown = answer[..answer.len().min(80)].escape_ascii().to_string();
         match answered(&answer) {
-            Err(Failure::Broken(text)) => assert!(text.contains(want), "{shown}: {text}"),
+            Err(Failure::Broken(text)) => assert!(text.to_string().contains(want), "{shown}: {text}"),
             other => panic!("{shown}: {other:?}"),
         }
     }

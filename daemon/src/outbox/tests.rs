@@ -73,19 +73,24 @@ impl Scene {
         self.add(Kind::Picture, SECONDARY_CAPTURE, uid);
     }
 
-    /// What the thread does until it sleeps.
-    fn round(&self) {
-        let (_wake, woken) = mpsc::channel();
-        let mut courier = Courier {
+    fn courier<'a>(&'a self, wake: &'a mpsc::Receiver<()>, clock: &'a dyn Fn() -> i64) -> Courier<'a> {
+        Courier {
             database: &self.database,
             destination: &self.destination,
             line: &self.line,
-            wake: &woken,
+            wake,
             delivered: &|_| {},
-            clock: &|| self.clock.get(),
+            clock,
             failures: self.failures.get(),
             away_until_ms: self.away_until_ms.get(),
-        };
+        }
+    }
+
+    /// What the thread does until it sleeps.
+    fn round(&self) {
+        let (_wake, woken) = mpsc::channel();
+        let clock = || self.clock.get();
+        let mut courier = self.courier(&woken, &clock);
         assert!(courier.round().unwrap());
         self.failures.set(courier.failures);
         self.away_until_ms.set(courier.away_until_ms);
@@ -251,6 +256,85 @@ fn results_that_come_while_a_peer_is_away_do_not_lengthen_its_absence() {
 }
 
 #[test]
+fn a_kind_that_finds_no_room_does_not_starve_the_others() {
+    let (address, received) = peer(&[Does::NoRoomFor(SECONDARY_CAPTURE)]);
+    let scene = Scene::dicom(&address, false);
+    for n in 0..20 {
+        // Reports go first.
+        scene.add(Kind::Report, SECONDARY_CAPTURE, &format!("1.8.{n}"));
+        scene.add(Kind::Picture, UPS_PUSH, &format!("1.9.{n}"));
+    }
+    scene.round();
+    let pictures = || scene.rows().into_iter().filter(|row| row.kind == Kind::Picture);
+    assert!(pictures().all(|row| row.state == "delivered"), "{:?}", scene.rows());
+    assert_eq!(
+        received.try_iter().count(),
+        20 + BUSY_MAX as usize,
+        "two reports showed that there is no room"
+    );
+    // Nor do they hold up a new one; and no round ends in a tight loop.
+    scene.add(Kind::Picture, UPS_PUSH, "1.9.99");
+    scene.round();
+    assert!(pictures().all(|row| row.state == "delivered"));
+    scene.round();
+    let next = scene.database.next_due_ms("pacs").unwrap().unwrap();
+    assert!(next > scene.clock.get() + 1_000, "{next}");
+    assert_eq!(scene.database.counts("pacs").unwrap().waiting, 20, "they are tried again");
+}
+
+#[test]
+fn a_result_that_comes_while_the_peer_hangs_is_not_put_off_with_the_others() {
+    let (address, _received) = peer(&[Does::Hangs, Does::Hangs, Does::Good]);
+    let scene = Scene::dicom(&address, false);
+    scene.picture("1.9.1");
+    scene.picture("1.9.2");
+    // The clock goes on with each look at it; the second connection opens, and another result is queued.
+    let (looks, added) = (Cell::new(0), Cell::new(false));
+    let clock = || {
+        looks.set(looks.get() + 1);
+        scene.clock.set(scene.clock.get() + 10);
+        let tried = scene.rows().iter().filter(|row| row.attempts > 0).count();
+        if tried == 2 && !added.replace(true) {
+            scene.picture("1.9.3");
+            scene.clock.set(scene.clock.get() + 60_000);
+        }
+        scene.clock.get()
+    };
+    let (_wake, woken) = mpsc::channel();
+    scene.courier(&woken, &clock).round().unwrap();
+    assert!(added.get());
+    assert_eq!(scene.rows()[2].state, "delivered", "{:?}", scene.rows());
+}
+
+#[test]
+fn what_is_damaged_is_parked_and_the_others_go_on() {
+    let (address, received) = peer(&[Does::Good]);
+    let scene = Scene::dicom(&address, false);
+    scene.picture("1.9.1");
+    scene.picture("1.9.2");
+    let other = rusqlite::Connection::open(scene._dir.path().join("db")).unwrap();
+    other.execute("UPDATE results SET unpacked_bytes = 99 WHERE sop_instance_uid = '1.9.1'", []).unwrap();
+    scene.round();
+    assert_eq!(scene.states(), ["parked", "delivered"]);
+    assert!(scene.rows()[0].last_error.as_ref().unwrap().starts_with("damaged: "));
+    assert_eq!(received.try_iter().count(), 1);
+}
+
+#[test]
+fn who_wants_tls_never_gets_plain_text() {
+    let destination = Destination::Dicom(DicomDestination {
+        name: "pacs".into(),
+        ae_title: "PACS".into(),
+        address: "127.0.0.1:1".into(),
+        tls: true,
+        results: Vec::new(),
+        storage_commitment: false,
+    });
+    let sender = Sender { calling: "TRIAGED".parse().unwrap(), tls: None };
+    assert!(Line::new(&destination, &sender).err().unwrap().to_string().contains("TLS"));
+}
+
+#[test]
 fn implicit_vr_is_written_for_who_takes_nothing_else() {
     let (address, received) = peer(&[Does::Implicit]);
     let scene = Scene::dicom(&address, false);
@@ -278,6 +362,12 @@ fn a_worklist_item_that_is_there_already_has_arrived() {
     assert_unchanged(&received.try_iter().collect::<Vec<_>>());
 }
 
+/// The first element of a request, in Implicit VR.
+fn transaction_of(request: &[u8]) -> String {
+    let length = usize::from(request[4]);
+    std::str::from_utf8(&request[8..8 + length]).unwrap().trim_end_matches('\0').to_owned()
+}
+
 #[test]
 fn commitment_is_asked_for_and_ends_the_delivery() {
     let (address, received) = peer(&[Does::Good]);
@@ -288,13 +378,21 @@ fn commitment_is_asked_for_and_ends_the_delivery() {
     assert_eq!(scene.states(), ["stored"; 2]);
     let (uid, request) = received.try_iter().last().unwrap();
     assert_eq!(uid, uids::STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE);
-    let length = usize::from(request[6]);
-    let transaction = std::str::from_utf8(&request[8..8 + length]).unwrap().trim_end_matches('\0').to_owned();
+    let transaction = transaction_of(&request);
     scene.round();
     assert_eq!(received.try_iter().count(), 0, "asked once");
     let (kept, lost) = (["1.9.1".to_owned()], [("1.9.2".to_owned(), 0x0112)]);
-    let to = scene.database.committed(&transaction, &kept, &lost, scene.clock.get()).unwrap();
-    assert_eq!(to.as_deref(), Some("pacs"));
+    let pacs = ["pacs".to_owned()];
+    let answer = scene.database.committed(&pacs, &transaction, &kept, &lost, scene.clock.get()).unwrap();
+    assert!(answer.is_some());
+    assert_eq!(scene.states(), ["delivered", "stored"]);
+    scene.later();
+    scene.round();
+    let again: Vec<Given> = received.try_iter().collect();
+    assert_eq!(again.len(), 1, "asked for again, and not sent again");
+    let transaction = transaction_of(&again[0].1);
+    scene.later();
+    scene.database.committed(&pacs, &transaction, &[], &lost, scene.clock.get()).unwrap();
     assert_eq!(scene.states(), ["delivered", "waiting"]);
     scene.later();
     scene.round();
@@ -333,18 +431,30 @@ fn who_does_not_commit_is_shown() {
     }
     assert_eq!(scene.states(), ["parked"]);
     assert!(scene.rows()[0].last_error.as_ref().unwrap().contains("storage commitment"));
-    // A destination that is not asked any more has what it accepted.
-    scene.database.retry(&Selection::Parked, scene.clock.get()).unwrap();
+}
+
+#[test]
+fn a_destination_that_is_not_asked_any_more_has_what_it_accepted() {
+    let (address, _received) = peer(&[Does::Good, Does::NoContext]);
+    let mut scene = Scene::dicom(&address, true);
+    scene.picture("1.9.1");
+    scene.round();
+    assert_eq!(scene.states(), ["stored"]);
+    let Line::Dicom { commitment, .. } = &mut scene.line else { panic!() };
+    *commitment = false;
+    let (_wake, woken) = mpsc::channel();
+    scene.courier(&woken, &|| 0).greet().unwrap();
+    assert_eq!(scene.states(), ["delivered"]);
 }
 
 #[test]
 fn a_message_is_delivered_when_it_is_acknowledged() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    // It accepts the application's error first, then falls silent at once, then acknowledges.
+    // It says no first, then falls silent at once, then has it.
     let receiver = std::thread::spawn(move || {
         let mut messages = Vec::new();
-        for answer in [Some("AE"), None, Some("AA")] {
+        for answer in [Some("AE"), None, Some("AE")] {
             let (mut stream, _) = listener.accept().unwrap();
             let mut message = Vec::new();
             let mut byte = [0];
@@ -353,7 +463,10 @@ fn a_message_is_delivered_when_it_is_acknowledged() {
             }
             messages.push(message);
             if let Some(code) = answer {
-                let ack = format!("\x0bMSH|^~\\&|RIS||||1||ACK|1|P|2.5.1\rMSA|{code}|CONTROL1\r\x1c\r");
+                // 205: duplicate key. After the silence that means that the message had arrived.
+                let ack = format!(
+                    "\x0bMSH|^~\\&|RIS||||1||ACK|1|P|2.5.1\rMSA|{code}|CONTROL1\rERR|||205^DOE^JANE\r\x1c\r"
+                );
                 stream.write_all(ack.as_bytes()).unwrap();
             }
         }

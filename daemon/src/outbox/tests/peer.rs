@@ -20,6 +20,8 @@ pub enum Does {
     NoContext,
     /// Answers this status to every result.
     Says(Status),
+    /// Has no room for this SOP class, takes the others.
+    NoRoomFor(&'static str),
     /// Takes the first result, then writes what is no PDU.
     Garbage,
     /// Takes the first result, and closes the connection without a response.
@@ -81,6 +83,9 @@ fn serve(stream: TcpStream, does: Does, given: &mpsc::Sender<Given>) -> Result<(
         let _ = association.read_data_set(&mut bytes, 1 << 20)?;
         given.send((uid, bytes)).unwrap();
         match does {
+            Does::NoRoomFor(class) if class_of(&message) == class => {
+                respond(&mut association, &message, Status::OUT_OF_RESOURCES)?;
+            }
             Does::Says(status) => respond(&mut association, &message, status)?,
             Does::Garbage => {
                 raw.write_all(&[0x5a; 64]).unwrap();
@@ -103,6 +108,14 @@ fn serve(stream: TcpStream, does: Does, given: &mpsc::Sender<Given>) -> Result<(
         }
     }
     Ok(())
+}
+
+fn class_of(message: &Message) -> &str {
+    match message {
+        Message::Echo(_) => uids::VERIFICATION,
+        Message::Store(store) => &store.sop_class_uid,
+        Message::Normalized(request) => &request.sop_class_uid,
+    }
 }
 
 fn respond(
