@@ -126,7 +126,7 @@ impl Writer<'_> {
     fn left_out(&self) -> Option<String> {
         let damaged = |(tag, _): &&(Tag, &str)| is_damaged(&self.case.source.text(*tag));
         let names: Vec<&str> = TEXTS.iter().filter(damaged).map(|(_, name)| *name).collect();
-        let set = self.case.source.text(Tag(0x0008, 0x0005));
+        let set = self.case.source.text(Tag(0x0008, 0x0005)).replace('\\', "/");
         let set = if set.is_empty() { "no character set".to_owned() } else { format!("character set {set}") };
         (!names.is_empty()).then(|| {
             format!(

@@ -12,6 +12,7 @@ use crate::masks::Masks;
 use crate::references::put_referenced_series;
 use crate::source::{SourceSeries, Tag};
 use crate::uid;
+use crate::words;
 use frames::Frames;
 use study::Findings;
 
@@ -90,6 +91,9 @@ pub fn build(case: &Case<'_>, masks: &Masks<'_>) -> Option<DicomResult> {
     let mut set = case.data_set(&series_uid);
     put_series_and_equipment(&mut set, case, series);
     put_image(&mut set, series, frames.count());
+    if let Some(words) = words::replaces(case.revision) {
+        set.put(Tag(0x0020, 0x4000), b"LT", words); // Image Comments
+    }
     set.put_sequence(
         Tag(0x0062, 0x0002), // Segment Sequence
         TABLE.iter().enumerate().map(|(i, segment)| segment.item(i as u16 + 1, findings)),

@@ -87,6 +87,12 @@ fn every_bit_is_a_voxel_and_runs_on_over_the_frames() {
     }
 }
 
+/// Whoever configures a display or a receiver by segment number relies on this order.
+#[test]
+fn the_segments_are_named_in_the_order_of_their_numbers() {
+    assert_eq!(SEGMENTS, ["Right lung", "Left lung", "Lesions"]);
+}
+
 #[test]
 fn where_nothing_is_segmented_there_is_no_object() {
     let mut study = study(series(4, 7, 9));
@@ -114,6 +120,10 @@ fn the_same_facts_give_the_same_bytes_and_revisions_lie_side_by_side() {
     let second = build(&Case { revision: 2, ..case }, &masks(&labels)).unwrap();
     assert_eq!(second.series_uid, first.series_uid);
     assert_ne!(second.sop_instance_uid, first.sop_instance_uid);
+    assert_eq!(text(second.data_set(), 0x0020, 0x4000), "REVISION 2 - REPLACES EARLIER RESULTS");
+    assert_eq!(value(first.data_set(), Tag(0x0020, 0x4000)), None);
+    let folder = tempfile::tempdir().unwrap();
+    verify(&write(folder.path(), "second", &second), "Segmentation");
     assert_eq!(first.kind, Kind::Segmentation);
     assert_eq!(text(first.data_set(), 0x0020, 0x0052), "1.2.826.0.1.3680043.8.498.4");
 }
