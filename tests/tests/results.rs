@@ -127,6 +127,12 @@ fn valid(path: &Path, source: &slices::Object) {
     assert_ne!(text(&header, tags::SERIES_INSTANCE_UID), text(source, tags::SERIES_INSTANCE_UID));
 }
 
+/// What the report calls the identification score, and the share of the more affected lung.
+const SCORE: &str = "Triage/Identification score (demonstration, no accuracy claimed)";
+const WORSE_FRACTION: &str = "Triage/Lesion volume as percent of volume of the more affected lung";
+/// Said of the score in every result.
+const CAVEAT: &str = "does not tell COVID-19 from other pneumonia";
+
 /// Report and segmentation say what the outcome says, to highdicom and dcmqi.
 fn objects_say(received: &[(&str, PathBuf)], source: &[slices::Object], outcome: &Value) {
     let evaluated = outcome["outcome"] != "not_evaluated";
@@ -147,11 +153,12 @@ fn objects_say(received: &[(&str, PathBuf)], source: &[slices::Object], outcome:
         return;
     }
     assert_eq!(values["Triage/Triage outcome"], json!(["99TRIAGED flagged"]), "{values}");
+    assert!(values["Triage/Comment"].to_string().contains(CAVEAT), "{values}");
     assert_eq!(values["Triage/Priority"], json!(["RADLEX RID49481"]));
     let fraction = "Lesion volume as percent of lung volume";
     let numbers = [
-        ("Triage/Probability of signs of COVID-19", &outcome["probability"], 1.0, "1"),
-        (&format!("Triage/{fraction}"), &outcome["severity"]["max"], 100.0, "%"),
+        (SCORE, &outcome["probability"], 1.0, "1"),
+        (WORSE_FRACTION, &outcome["severity"]["max"], 100.0, "%"),
         (&format!("Lesions of the left lung/{fraction}"), &outcome["severity"]["left"], 100.0, "%"),
         (&format!("Lesions of the right lung/{fraction}"), &outcome["severity"]["right"], 100.0, "%"),
         ("Right lung/Volume", &outcome["lung_volume_ml"]["right"], 1.0, "ml"),
@@ -161,7 +168,11 @@ fn objects_say(received: &[(&str, PathBuf)], source: &[slices::Object], outcome:
     ];
     for (name, want, factor, unit) in numbers {
         assert_eq!(values[name][0][1], *unit, "{name}: {values}");
-        near(name, &values[name][0][0], want.as_f64().unwrap() * factor);
+        // One decimal, of the score two, and never 0 for a little nor 1 for a high score.
+        let (said, want) = (values[name][0][0].as_f64().unwrap(), want.as_f64().unwrap() * factor);
+        let (digits, want) = if *unit == "1" { (100.0, want.clamp(0.01, 0.99)) } else { (10.0, want) };
+        assert!((said - want).abs() <= 0.5 / digits + 1e-6, "{name}: {said}, not {want}");
+        assert_eq!((said * digits).round() / digits, said, "{name}");
     }
     // The answer, and for each lung its volume and its lesions.
     assert_eq!(said["report"]["dcmqi_groups"], 5);
