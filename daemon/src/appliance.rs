@@ -161,6 +161,13 @@ impl Appliance {
             notices: notices.clone(),
         };
         threads.push(critical("evaluator", move || evaluator.run())?);
+        // Without room: what is handed over is begun at once, or not at all.
+        let (early, likely) = mpsc::sync_channel::<assembler::Likely>(0);
+        let ahead = Arc::clone(&pipeline);
+        threads.push(critical("early", move || {
+            likely.iter().for_each(|(study, instances)| ahead.evaluate_early(&study, &instances));
+            Ok(())
+        })?);
         let driver = AssemblerDriver {
             range: pipeline.input_range(),
             quiet: QuietTimes {
@@ -172,6 +179,7 @@ impl Appliance {
             intake: Arc::clone(&intake),
             pipeline,
             jobs,
+            early,
             urgencies,
             assemblies: Default::default(),
         };

@@ -232,6 +232,11 @@ impl Intake {
         self.evaluating.fetch_sub(instances, Ordering::SeqCst);
     }
 
+    /// Whether no study waits for the evaluator or is evaluated.
+    pub fn is_idle(&self) -> bool {
+        self.evaluating.load(Ordering::SeqCst) == 0
+    }
+
     /// Whether one more instance may be held.
     fn room(&self) -> Result<(), StoreError> {
         let held = self.assembled.load(Ordering::SeqCst) + self.evaluating.load(Ordering::SeqCst);

@@ -3,10 +3,17 @@
 //! Owns the worker threads that prepare slices during the reception (decode, 2 mm grid, lung net) and what they have
 //! prepared, within [`limits::PREPARED_SLICES_MAX`]. It never fails: whatever goes wrong becomes a reason in the
 //! outcome. It never touches the network, the spool's order or the database.
+//!
+//! A study that is most likely complete is evaluated [`early`], while its quiet time runs.
+mod early;
+mod masks;
+
 use crate::instance::{self, Instance};
 use crate::limits;
-use engine::{Analysis, AnalysisError, Analyzer, LabelVolume, PreparedSlice, SourceSlice, SpacingMm};
+use early::Early;
+use engine::{Analysis, AnalysisError, Analyzer, PreparedSlice, SourceSlice, SpacingMm};
 use log::{info, warn};
+use masks::{lung_extent, project};
 use results::CoronalProjection;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use study::gate::{self, LungExtent};
+use study::gate;
 use study::series::{self, ChosenSeries, ImageKind};
 use study::{Findings, NotEvaluated, Outcome, Policy, SliceHeader, StudyUid, Verdict};
 
@@ -58,6 +65,15 @@ pub struct Evaluation {
 
 type Prepared = Result<PreparedSlice, String>;
 
+/// What becomes of prepared slices when an evaluation has used them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Another evaluation may need them.
+    Prepared,
+    /// The study is complete.
+    Nothing,
+}
+
 /// What is prepared, and for which study.
 struct Ready {
     study: StudyUid,
@@ -97,7 +113,11 @@ pub struct Pipeline {
     policy: Policy,
     threads: usize,
     workers: Vec<JoinHandle<()>>,
+    early: Early,
 }
+
+/// What an evaluation found, or why there is none, and where the time went.
+type Evaluated = (Result<Evaluation, series::NoSeries>, BTreeMap<String, f64>);
 
 impl Pipeline {
     /// Starts `threads` workers.
@@ -109,7 +129,7 @@ impl Pipeline {
                 std::thread::Builder::new().name("prepare".into()).spawn(move || shared.work())
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { shared, policy, threads: threads.max(1), workers }))
+        Ok(Arc::new(Self { shared, policy, threads: threads.max(1), workers, early: Early::default() }))
     }
 
     /// What the networks were made for.
@@ -131,6 +151,12 @@ impl Pipeline {
         }
     }
 
+    /// Evaluates a study that is most likely complete, so that [`Pipeline::finish`] finds the work done if no further
+    /// instance comes. Nothing is lost if one does, but the time. One study at a time; the latest counts.
+    pub fn evaluate_early(&self, study: &StudyUid, instances: &[Arc<Instance>]) {
+        self.early.run(study, instances, || self.evaluate(instances, Keep::Prepared, &|_| {}));
+    }
+
     /// Evaluates a complete study. `progress` is called from several threads.
     pub fn finish(
         &self,
@@ -139,8 +165,9 @@ impl Pipeline {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Finished {
         let start = Instant::now();
-        let mut timings = BTreeMap::new();
-        let evaluated = self.evaluate(instances, progress, &mut timings);
+        let early = self.early.take(study, instances);
+        let (evaluated, mut timings) =
+            early.unwrap_or_else(|| self.evaluate(instances, Keep::Nothing, progress));
         self.shared.forget(study);
         let (verdict, series_uid, evaluation) = match evaluated {
             Ok(evaluation) => {
@@ -152,7 +179,7 @@ impl Pipeline {
             }
             Err(refused) => (Verdict::NotEvaluated(refused.reason), refused.series, None),
         };
-        timings.insert("evaluation".to_owned(), milliseconds(start));
+        timings.insert("finish".to_owned(), milliseconds(start));
         let outcome = Outcome { study_uid: study.clone(), series_uid, verdict, timings_ms: timings };
         Finished { outcome, evaluation }
     }
@@ -173,6 +200,20 @@ impl Pipeline {
     fn evaluate(
         &self,
         instances: &[Arc<Instance>],
+        keep: Keep,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Evaluated {
+        let start = Instant::now();
+        let mut timings = BTreeMap::new();
+        let evaluated = self.evaluate_best(instances, keep, progress, &mut timings);
+        timings.insert("evaluation".to_owned(), milliseconds(start));
+        (evaluated, timings)
+    }
+
+    fn evaluate_best(
+        &self,
+        instances: &[Arc<Instance>],
+        keep: Keep,
         progress: &(dyn Fn(Progress) + Sync),
         timings: &mut BTreeMap<String, f64>,
     ) -> Result<Evaluation, series::NoSeries> {
@@ -182,7 +223,7 @@ impl Pipeline {
         // The headers can't tell whether a series shows the lungs whole: the next best one may.
         let mut first_refused = None;
         for chosen in ranked {
-            match self.evaluate_series(&chosen, instances, progress, timings) {
+            match self.evaluate_series(&chosen, instances, keep, progress, timings) {
                 Ok(evaluation) => return Ok(evaluation),
                 Err(reason) => {
                     info!("study {}: series {} not evaluated: {reason}", headers[0].study, chosen.series);
@@ -197,6 +238,7 @@ impl Pipeline {
         &self,
         chosen: &ChosenSeries,
         instances: &[Arc<Instance>],
+        keep: Keep,
         progress: &(dyn Fn(Progress) + Sync),
         timings: &mut BTreeMap<String, f64>,
     ) -> Result<Evaluation, NotEvaluated> {
@@ -208,7 +250,7 @@ impl Pipeline {
             });
         }
         let start = Instant::now();
-        let prepared = self.prepare_rest(&slices, progress, timings)?;
+        let prepared = self.prepare_rest(&slices, keep, progress, timings)?;
         timings.insert("prepare_rest".to_owned(), milliseconds(start));
         let g = &slices[0].header.geometry;
         let spacing =
@@ -243,12 +285,15 @@ impl Pipeline {
     fn prepare_rest(
         &self,
         slices: &[Arc<Instance>],
+        keep: Keep,
         progress: &(dyn Fn(Progress) + Sync),
         timings: &mut BTreeMap<String, f64>,
     ) -> Result<Vec<PreparedSlice>, NotEvaluated> {
         let shared = &self.shared;
-        // Nothing else of this study is worth preparing now: other series would only be in the way.
-        shared.cancel(&slices[0].header.study);
+        if keep == Keep::Nothing {
+            // Nothing else of this study is worth preparing now: other series would only be in the way.
+            shared.cancel(&slices[0].header.study);
+        }
         let of = slices.len();
         let done = AtomicUsize::new(shared.count_ready(slices));
         timings.insert("slices".to_owned(), of as f64);
@@ -271,7 +316,7 @@ impl Pipeline {
         });
         slices
             .iter()
-            .map(|slice| shared.wait_for(&slice.path).map_err(|what| NotEvaluated::Unreadable { what }))
+            .map(|slice| shared.wait_for(&slice.path, keep).map_err(|what| NotEvaluated::Unreadable { what }))
             .collect()
     }
 }
@@ -350,9 +395,15 @@ impl Shared {
         self.lock().start(instance)
     }
 
-    fn wait_for(&self, path: &Path) -> Prepared {
+    fn wait_for(&self, path: &Path, keep: Keep) -> Prepared {
         let mut state = self.lock();
         loop {
+            if keep == Keep::Prepared
+                && let Some(ready) = state.ready.get(path)
+            {
+                // Its planes are shared, not copied.
+                return ready.prepared.clone();
+            }
             if let Some(ready) = state.ready.remove(path) {
                 state.ready_bytes -= ready.bytes();
                 return ready.prepared;
@@ -414,81 +465,4 @@ fn blame_damage(refused: series::NoSeries, instances: &[Arc<Instance>]) -> serie
 
 fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
-}
-
-/// How large the lungs are and how far they reach to the edges of the source grid.
-fn lung_extent(analysis: &Analysis, spacing: SpacingMm) -> LungExtent {
-    let labels = &analysis.labels;
-    let [slices, rows, columns] = labels.shape;
-    let is_lung = |label: &&u8| **label & LabelVolume::LUNGS != 0;
-    let lungs = analysis.lung_volume_ml;
-    let mut extent = LungExtent { volume_ml: lungs.left + lungs.right, ..LungExtent::default() };
-    // Sums of columns and counts, for the centres of the right and the left lung.
-    let mut centres = [(LabelVolume::RIGHT_LUNG, 0u64, 0u64), (LabelVolume::LEFT_LUNG, 0, 0)];
-    for k in 0..slices {
-        let slice = labels.slice(k);
-        let area = slice.iter().filter(is_lung).count();
-        let sides =
-            (1..rows.saturating_sub(1)).flat_map(|r| [&slice[r * columns], &slice[(r + 1) * columns - 1]]);
-        let border = slice[..columns].iter().chain(&slice[(rows - 1) * columns..]).chain(sides);
-        extent.border_area += border.filter(is_lung).count();
-        extent.volume += area;
-        extent.largest_slice_area = extent.largest_slice_area.max(area);
-        if k == 0 {
-            extent.first_slice_area = area;
-        }
-        if k + 1 == slices {
-            extent.last_slice_area = area;
-        }
-        for row in slice.chunks_exact(columns) {
-            for (column, label) in row.iter().enumerate() {
-                for (bit, sum, count) in &mut centres {
-                    let inside = u64::from(label & *bit != 0);
-                    *sum += inside * column as u64;
-                    *count += inside;
-                }
-            }
-        }
-    }
-    let [right, left] = centres.map(|(_, sum, count)| sum as f64 / count.max(1) as f64);
-    let both = centres.iter().all(|(_, _, count)| *count > 0);
-    extent.distance_mm = if both { (left - right) * spacing.column } else { 0.0 };
-    extent
-}
-
-/// The coronal projection: mean density along the rows, and lung and lesion voxels on each ray.
-fn project(prepared: &[PreparedSlice], labels: &LabelVolume, spacing: SpacingMm) -> CoronalProjection {
-    let [slices, rows, columns] = labels.shape;
-    let grid_columns = prepared.first().map_or(0, |p| p.windowed().columns());
-    let mut projection = CoronalProjection {
-        slices,
-        columns: grid_columns,
-        slice_spacing_mm: spacing.slice,
-        column_spacing_mm: spacing.column * columns as f64 / grid_columns.max(1) as f64,
-        mean_density: vec![0.0; slices * grid_columns],
-        lung: vec![0.0; slices * grid_columns],
-        lesion: vec![0.0; slices * grid_columns],
-    };
-    // Corners of both grids coincide.
-    let scale = (grid_columns.max(1) - 1) as f64 / (columns.max(2) - 1) as f64;
-    let grid_column: Vec<usize> = (0..columns).map(|c| (c as f64 * scale).round() as usize).collect();
-    for (k, slice) in prepared.iter().enumerate() {
-        let ray = k * grid_columns..(k + 1) * grid_columns;
-        let plane = slice.windowed();
-        let share = 1.0 / plane.rows() as f32;
-        for row in plane.iter_rows() {
-            for (sum, value) in projection.mean_density[ray.clone()].iter_mut().zip(row) {
-                *sum += value * share;
-            }
-        }
-        let (lung, lesion) = (&mut projection.lung[ray.clone()], &mut projection.lesion[ray]);
-        for row in labels.slice(k).chunks_exact(columns).take(rows) {
-            for (label, c) in row.iter().zip(&grid_column) {
-                let inside = label & LabelVolume::LUNGS != 0;
-                lung[*c] += f32::from(u8::from(inside));
-                lesion[*c] += f32::from(u8::from(inside && label & LabelVolume::LESION != 0));
-            }
-        }
-    }
-    projection
 }

@@ -16,12 +16,15 @@ use log::{info, warn};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 use study::{InputRange, StudyUid};
 
 /// Longest wait: bounds the time until it sees that it should end.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A study that is most likely complete, and what is there of it.
+pub(super) type Likely = (StudyUid, Vec<Arc<Instance>>);
 
 /// Runs the assembler: one thread owns every assembly.
 pub(super) struct AssemblerDriver {
@@ -32,6 +35,7 @@ pub(super) struct AssemblerDriver {
     pub intake: Arc<Intake>,
     pub pipeline: Arc<Pipeline>,
     pub jobs: Arc<Queue<Job>>,
+    pub early: SyncSender<Likely>,
     pub urgencies: Urgencies,
     pub assemblies: HashMap<StudyUid, (StudyKey, Assembly)>,
 }
@@ -173,6 +177,17 @@ impl AssemblerDriver {
             match assembly.completed(now, self.quiet, &self.range) {
                 Ok(why) => complete.push((study.clone(), why)),
                 Err(due) => wait = wait.min(due.saturating_duration_since(now)),
+            }
+            // One at a time, and only when the evaluator has nothing to do: it goes first.
+            match assembly.likely_complete(now, self.quiet, &self.range) {
+                Some(Ok(())) if self.intake.is_idle() => {
+                    let instances = assembly.instances().cloned().collect();
+                    if self.early.try_send((study.clone(), instances)).is_ok() {
+                        assembly.evaluated_early();
+                    }
+                }
+                Some(Err(due)) => wait = wait.min(due.saturating_duration_since(now)),
+                Some(Ok(())) | None => {}
             }
         }
         for (study, completed) in complete {

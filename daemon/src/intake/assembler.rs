@@ -60,6 +60,8 @@ pub struct Assembly {
     aborted: bool,
     last_event: Instant,
     last_arrival: Option<Instant>,
+    /// The last event that an early evaluation knows of.
+    evaluated_early: Option<Instant>,
     /// Whether a series passes the gate; judged anew when an instance arrives.
     contiguous: Option<bool>,
     /// What the scanner tells of its work on the study.
@@ -88,6 +90,7 @@ impl Assembly {
             aborted: false,
             last_event: now,
             last_arrival: None,
+            evaluated_early: None,
             contiguous: None,
             steps: Steps::default(),
             asked: BTreeSet::new(),
@@ -189,6 +192,30 @@ impl Assembly {
         };
         let due = self.last_event + after;
         if now >= due { Ok(rule) } else { Err(due) }
+    }
+
+    /// Whether the study is most likely complete, so that it may be evaluated ahead: a third of the short quiet time is over,
+    /// and nothing but the rest of it is missing. `None`: no; else, now or when.
+    ///
+    /// Not what was in the spool at the start: if its evaluation ends the process, that must be counted.
+    pub fn likely_complete(
+        &mut self,
+        now: Instant,
+        quiet: QuietTimes,
+        range: &InputRange,
+    ) -> Option<Result<(), Instant>> {
+        let due = self.last_event + quiet.short / 3;
+        let likely = self.last_arrival.is_some()
+            && self.open.is_empty()
+            && !self.aborted
+            && self.evaluated_early != Some(self.last_event)
+            && self.is_contiguous(range);
+        likely.then_some(if now >= due { Ok(()) } else { Err(due) })
+    }
+
+    /// It is evaluated ahead, as it is.
+    pub fn evaluated_early(&mut self) {
+        self.evaluated_early = Some(self.last_event);
     }
 
     /// Whether a series passes the gate as far as headers go. Asked only when it matters: it sorts the slices.

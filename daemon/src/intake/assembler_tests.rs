@@ -413,3 +413,28 @@ fn a_commitment_request_for_all_that_is_here_completes_the_study() {
     scene.assembly.commitment_requested(&stranger);
     assert_eq!(scene.completed(), Ok(Completed::StorageCommitment));
 }
+
+#[test]
+fn what_is_likely_complete_may_be_evaluated_ahead_once() {
+    let mut scene = Scene::new();
+    let likely = |scene: &mut Scene| scene.assembly.likely_complete(scene.now, QUIET, &range());
+    scene.arrive(&series(10)[..9], Some(A));
+    assert_eq!(likely(&mut scene), None, "the association is open");
+    scene.end(A, true);
+    assert_eq!(likely(&mut scene), Some(Err(scene.now + SHORT / 3)));
+    scene.wait(1.0);
+    assert_eq!(likely(&mut scene), Some(Ok(())));
+    scene.assembly.evaluated_early();
+    assert_eq!(likely(&mut scene), None, "once");
+    scene.arrive(&series(10)[9..], Some(A));
+    scene.end(A, true);
+    assert_eq!(likely(&mut scene), Some(Err(scene.now + SHORT / 3)), "there is more now");
+    let mut scene = Scene::new();
+    scene.arrive(&series(10), Some(A));
+    scene.end(A, false);
+    assert_eq!(likely(&mut scene), None, "aborted");
+    let mut scene = Scene::new();
+    scene.arrive(&series(10), None);
+    scene.wait(2.0);
+    assert_eq!(likely(&mut scene), None, "it may have ended the process before");
+}
