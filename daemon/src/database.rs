@@ -23,7 +23,7 @@ pub use commitment_requests::{Answered, Uncommitted};
 pub use commitments::DueReport;
 pub use kind::Kind;
 pub use operator::{Entry, Selection};
-pub use outbox::{Counts, Delivery, Payload};
+pub use outbox::{Counts, Delivery, Kept, Payload};
 pub use packed::Packed;
 pub use procedure_steps::StepChange;
 

@@ -1,10 +1,13 @@
 //! The janitor: lets go of what is no longer needed, on its own thread.
 //!
 //! Owns when images and results' data sets go: after their time, images also when space runs short. It never touches
-//! a study that is being received or evaluated, nor a result that a destination is still to get or an operator to judge.
-use crate::database::{Database, StudyKey};
+//! a study that is being received or evaluated, nor a result that a destination is still to get or an operator to judge,
+//! unless more is kept for one destination than [`KEPT_FOR_ONE_MAX`]: then its oldest pictures go, never its messages
+//! and reports.
+use crate::database::{Database, Kept, StudyKey};
 use crate::intake::now_ms;
 use crate::intake::spool::{Spool, SpoolError};
+use crate::limits::KEPT_FOR_ONE_MAX;
 use log::{error, info, warn};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -20,12 +23,13 @@ pub struct Janitor {
     keep_ms: i64,
     /// Who is to have the results before the images go.
     destinations: Vec<String>,
+    kept_max_bytes: i64,
 }
 
 impl Janitor {
     /// Keeps everything for `keep_ms`, and images until `destinations` have the results, while there is space.
     pub fn new(database: Arc<Database>, spool: Arc<Spool>, keep_ms: i64, destinations: Vec<String>) -> Self {
-        Self { database, spool, keep_ms, destinations }
+        Self { database, spool, keep_ms, destinations, kept_max_bytes: KEPT_FOR_ONE_MAX }
     }
 
     /// Looks again and again until `stop` is closed.
@@ -50,8 +54,18 @@ impl Janitor {
         for key in self.database.expendable(now_ms() - self.keep_ms, &self.destinations)? {
             self.delete_images(key);
         }
+        self.shed(self.kept_max_bytes)?;
         if !self.spool.is_short()? {
             return Ok(());
+        }
+        for kept in self.database.kept_for()? {
+            let Kept { destination, results, bytes, since_ms } = kept;
+            let days = (now_ms() - since_ms) / 86_400_000;
+            error!(
+                "storage runs short; {results} results ({} MiB) are kept for {destination}, the oldest for {days} days: \
+                 see `triaged outbox list`",
+                bytes >> 20
+            );
         }
         // Results that wait are whole in the database: a dead destination must not fill the disk with images.
         for key in self.database.expendable(now_ms(), &[])? {
@@ -60,6 +74,21 @@ impl Janitor {
             }
             warn!("storage runs short: the images of study {} go before their time", key.0);
             self.delete_images(key);
+        }
+        Ok(())
+    }
+
+    /// A destination that never comes back must not fill the disk with what illustrates.
+    fn shed(&self, max_bytes: i64) -> anyhow::Result<()> {
+        for Kept { destination, bytes, .. } in self.database.kept_for()? {
+            if bytes > max_bytes {
+                let dropped = self.database.shed(&destination, bytes - max_bytes)?;
+                error!(
+                    "{destination}: {} MiB of results waited; its {dropped} oldest pictures, slices and segmentations are \
+                     dropped",
+                    bytes >> 20
+                );
+            }
         }
         Ok(())
     }
@@ -128,6 +157,7 @@ mod tests {
             spool: Arc::new(Spool::open(dir, min_free_mib).unwrap()),
             keep_ms,
             destinations: vec!["pacs".into()],
+            kept_max_bytes: KEPT_FOR_ONE_MAX,
         }
     }
 
@@ -147,6 +177,33 @@ mod tests {
             !roomy.database.due("pacs", now_ms(), 1, &[]).unwrap().is_empty(),
             "the result is whole all the same"
         );
+    }
+
+    #[test]
+    fn a_destination_that_never_comes_back_keeps_its_latest_pictures() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut janitor = janitor(dir.path(), 0, i64::from(u32::MAX));
+        // A byte each.
+        for n in 0..5 {
+            finished(&janitor.database, &janitor.spool, &format!("1.2.{n}"), &["pacs".into(), "dead".into()]);
+        }
+        let pacs = janitor.database.due("pacs", now_ms(), 9, &[]).unwrap();
+        for delivery in &pacs[1..] {
+            janitor.database.accepted(delivery.id, false, now_ms()).unwrap();
+        }
+        janitor.round().unwrap();
+        assert_eq!(janitor.database.counts("dead").unwrap().waiting, 5);
+        janitor.kept_max_bytes = 3;
+        janitor.round().unwrap();
+        let due = janitor.database.due("dead", now_ms(), 9, &[]).unwrap();
+        let left: Vec<&str> = due.iter().map(|delivery| delivery.sop_instance_uid.as_str()).collect();
+        assert_eq!(left, ["1.2.2.9", "1.2.3.9", "1.2.4.9"], "the oldest go");
+        assert_eq!(janitor.database.counts("pacs").unwrap().waiting, 1, "another destination keeps its own");
+        let bytes = janitor.database.payload(pacs[0].id).unwrap();
+        assert_eq!(bytes, crate::database::Payload::Bytes(vec![1]), "what it is still to get is whole");
+        let dropped = janitor.database.entries(true).unwrap().into_iter().filter(|e| e.state == "dropped");
+        assert!(dropped.clone().all(|e| e.last_error.unwrap().starts_with("too much waited")));
+        assert_eq!(dropped.count(), 2);
     }
 
     #[test]

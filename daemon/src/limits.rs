@@ -91,6 +91,11 @@ pub const WORKLIST_BYTES_MAX: usize = 1 << 20;
 /// time. A peer that was down for a day has thousands waiting: they go over several associations.
 pub const BATCH_MAX: usize = 256;
 
+/// Bytes of results that are kept for one destination: beyond it the oldest pictures, slices and segmentations for it are
+/// dropped, so that one that is dead for months does not fill the disk on which studies are received. A study's results
+/// are some 3 MB packed: 40 days of 100 studies.
+pub const KEPT_FOR_ONE_MAX: i64 = 12 << 30;
+
 /// How long a storage commitment is waited for before it is asked for again. Archives commit when the instances are
 /// on their second medium: minutes, seldom an hour.
 pub const COMMITMENT_WAIT_MS: i64 = 3_600_000;

@@ -181,6 +181,19 @@ pub struct Counts {
     pub parked: u32,
 }
 
+/// What is kept for a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name.
+    pub destination: String,
+    /// Results that it is still to get, or an operator to judge.
+    pub results: u32,
+    /// Their size as they are kept.
+    pub bytes: i64,
+    /// When the oldest was queued, in milliseconds since 1970.
+    pub since_ms: i64,
+}
+
 impl Database {
     /// The deliveries for a destination that are due, but for these kinds, in the order in which they are sent: what failed
     /// by itself last, because nothing may get through after it; what decides before what illustrates; first come,
@@ -275,6 +288,67 @@ impl Database {
         Ok(self.lock().query_row(COUNTS, [destination], |row| {
             Ok(Counts { waiting: row.get(0)?, stored: row.get(1)?, parked: row.get(2)? })
         })?)
+    }
+
+    /// How many bytes of results are kept for each destination that is still to get them, and since when, the most first.
+    pub fn kept_for(&self) -> Result<Vec<Kept>, DatabaseError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT o.destination, COUNT(*), SUM(length(r.data_set)), MIN(o.queued_ms)
+             FROM (SELECT destination, result_id, queued_ms FROM outbox INDEXED BY outbox_open
+                   WHERE state IN ('waiting', 'stored')
+                   UNION ALL SELECT destination, result_id, queued_ms FROM outbox INDEXED BY outbox_parked
+                   WHERE state = 'parked') o
+                 JOIN results r ON r.id = o.result_id
+             GROUP BY o.destination ORDER BY 3 DESC",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(Kept {
+                destination: row.get(0)?,
+                results: row.get(1)?,
+                bytes: row.get(2)?,
+                since_ms: row.get(3)?,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Drops what illustrates (pictures, slices, segmentations) and waits or is parked for a destination, oldest first,
+    /// until `bytes` are let go or none is left; how many. Their bytes go at once, where no other destination is to
+    /// get them. What decides (messages, work items, reports) stays.
+    pub fn shed(&self, destination: &str, bytes: i64) -> Result<usize, DatabaseError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        let oldest: Vec<(i64, i64)> = transaction
+            .prepare(
+                "SELECT o.id, length(r.data_set) FROM outbox o JOIN results r ON r.id = o.result_id
+                 WHERE o.destination = ?1 AND o.state IN ('waiting', 'parked')
+                     AND o.kind IN ('picture', 'slices', 'segmentation') ORDER BY o.id",
+            )?
+            .query_map([destination], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        let (mut left, mut dropped) = (bytes, 0);
+        for (id, length) in oldest {
+            if left <= 0 {
+                break;
+            }
+            transaction.execute(
+                "UPDATE outbox SET state = 'dropped', transaction_uid = NULL,
+                     last_error = 'too much waited for this destination; before: ' || COALESCE(last_error, 'not sent')
+                 WHERE id = ?1",
+                [id],
+            )?;
+            transaction.execute(
+                "UPDATE results SET data_set = zeroblob(0)
+                 WHERE id = (SELECT result_id FROM outbox WHERE id = ?1) AND NOT EXISTS (
+                     SELECT 1 FROM outbox o WHERE o.result_id = results.id
+                         AND o.state IN ('waiting', 'stored', 'parked'))",
+                [id],
+            )?;
+            (left, dropped) = (left - length, dropped + 1);
+        }
+        transaction.commit()?;
+        Ok(dropped)
     }
 
     /// Destinations other than these whose results have no end yet, and how many.
