@@ -3,7 +3,7 @@ use crate::config::{Completion, Dicom, ResultSettings, Storage};
 use crate::instance::TRANSFER_SYNTAXES;
 use crate::intake::sop_classes::{SERVICE_CLASSES, STORAGE_CLASSES};
 use crate::limits;
-use crate::outbox::policy::{BROKEN_MAX, PERMANENT_REFUSALS_MAX, REFUSALS_MAX};
+use crate::outbox::policy::{BROKEN_MAX, PARKED_AFTER_MS, PERMANENT_REFUSALS_MAX, REFUSALS_MAX};
 use clap::Parser;
 use dicom_core::dictionary::UidDictionary;
 use dicom_dictionary_std::StandardSopClassDictionary;
@@ -64,6 +64,7 @@ fn bounds() -> Vec<(&'static str, String)> {
         ("commitments_max", limits::COMMITMENTS_MAX.to_string()),
         ("references_max", limits::REFERENCES_MAX.to_string()),
         ("refusals", REFUSALS_MAX.to_string()),
+        ("parked_after_min", (PARKED_AFTER_MS / 60_000).to_string()),
         ("permanent_refusals", PERMANENT_REFUSALS_MAX.to_string()),
         ("broken", BROKEN_MAX.to_string()),
         ("commitment_wait_min", (limits::COMMITMENT_WAIT_MS / 60_000).to_string()),
