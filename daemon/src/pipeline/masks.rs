@@ -27,7 +27,7 @@ pub(super) fn lung_extent(analysis: &Analysis, spacing: SpacingMm) -> LungExtent
         if k + 1 == slices {
             extent.last_slice_area = area;
         }
-        for row in slice.chunks_exact(columns) {
+        for row in slice.chunks_exact(columns).filter(|row| is_marked(row)) {
             for (column, label) in row.iter().enumerate() {
                 for (bit, sum, count) in &mut centres {
                     let inside = u64::from(label & *bit != 0);
@@ -73,7 +73,7 @@ pub(super) fn project(
             }
         }
         let (lung, lesion) = (&mut projection.lung[ray.clone()], &mut projection.lesion[ray]);
-        for row in labels.slice(k).chunks_exact(columns).take(rows) {
+        for row in labels.slice(k).chunks_exact(columns).take(rows).filter(|row| is_marked(row)) {
             for (label, c) in row.iter().zip(&grid_column) {
                 let inside = label & LabelVolume::LUNGS != 0;
                 lung[*c] += f32::from(u8::from(inside));
@@ -82,4 +82,9 @@ pub(super) fn project(
         }
     }
     projection
+}
+
+/// Whether a row has any label: most have none, and that is found 64 voxels at a time.
+fn is_marked(row: &[u8]) -> bool {
+    row.iter().fold(0, |all, label| all | label) != 0
 }
