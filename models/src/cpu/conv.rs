@@ -80,8 +80,8 @@ pub(super) struct Ends<'a> {
 
 impl Conv {
     /// Packs a filter. `pairs`: the output is laid out in pairs of pixels.
-    pub(super) fn new(filter: &Filter, pairs: bool) -> Self {
-        let Filter { window, inputs, outputs, weights, bias } = filter;
+    pub(super) fn new(filter: &Filter, weights: &Weights<'_>, pairs: bool) -> Self {
+        let Filter { window, inputs, outputs, bias } = filter;
         let per_block = if pairs { LANES / 2 } else { LANES };
         let blocks = outputs.div_ceil(per_block);
         let [depth, height, width] = window.size;
@@ -95,11 +95,11 @@ impl Conv {
             (output < *outputs).then_some(((output * inputs + input) * depth * height + tap) * width + kx)
         };
         let panels = match weights {
-            Weights::Half(weights) if !pairs && weights.len() >= HALF_MIN => {
-                Panels::Half(packed(blocks, panel_len, |b, at| place(b, at).map_or(0, |i| weights[i])))
+            Weights::Half(bytes) if !pairs && weights.len() >= HALF_MIN => {
+                Panels::Half(packed(blocks, panel_len, |b, at| place(b, at).map_or(0, |i| Weights::half(bytes, i))))
             }
-            Weights::Half(weights) => Panels::Full(packed(blocks, panel_len, |b, at| {
-                place(b, at).map_or(0.0, |i| super::onnx::widen(weights[i]))
+            Weights::Half(bytes) => Panels::Full(packed(blocks, panel_len, |b, at| {
+                place(b, at).map_or(0.0, |i| super::onnx::widen(Weights::half(bytes, i)))
             })),
             Weights::Full(weights) => {
                 Panels::Full(packed(blocks, panel_len, |b, at| place(b, at).map_or(0.0, |i| weights[i])))
@@ -150,13 +150,15 @@ impl Conv {
     ) {
         for (segment, shape, kernel) in tiles.0.iter().flatten() {
             self.check(&from, &ends, segment, shape);
+            let heights = self.window.size[0] * self.window.size[1];
+            let dims = ends.output().dims;
+            taps.clear();
+            // The last tile ends at the edge and repeats what the one before it did: the same bits.
+            let firsts = || rows.clone().step_by(shape.rows).map(|y| y.min(rows.end - shape.rows));
+            firsts().for_each(|first| self.taps(from.layout, dims, first, shape.rows, taps));
             for block in 0..self.blocks {
-                let mut y = rows.start;
-                while y < rows.end {
-                    // The last tile ends at the edge and repeats what the one before it did: the same bits.
-                    let first = y.min(rows.end - shape.rows);
+                for (first, taps) in firsts().zip(taps.chunks_exact(heights)) {
                     self.row(&from, &mut ends, block, first, (segment, shape, *kernel), taps);
-                    y += shape.rows;
                 }
             }
         }
@@ -170,11 +172,9 @@ impl Conv {
         block: usize,
         first: usize,
         (segment, shape, kernel): (&Segment, &Shape, TileFn),
-        taps: &mut Vec<Tap>,
+        taps: &[Tap],
     ) {
         let rows = |layout: &Layout| row_offsets(layout, block, first, shape.rows);
-        let dims = ends.output().dims;
-        self.taps(from.layout, dims, first, shape.rows, taps);
         let lanes = block * LANES..(block + 1) * LANES;
         let panel = block * self.panel_len..(block + 1) * self.panel_len;
         let mut tile = Tile {
@@ -215,15 +215,16 @@ impl Conv {
         }
     }
 
-    /// The vertical positions of the kernel at `count` output rows from `first`.
+    /// Adds the vertical positions of the kernel at `count` output rows from `first`.
     fn taps(&self, from: &Layout, to: [usize; 3], first: usize, count: usize, taps: &mut Vec<Tap>) {
         let Window { size, stride, before, .. } = &self.window;
-        taps.clear();
         for kz in 0..size[0] {
             for ky in 0..size[1] {
                 let mut rows = [OUTSIDE; ROWS_MAX];
                 for (r, slot) in rows.iter_mut().enumerate().take(count) {
-                    let (z, y) = ((first + r) / to[1], (first + r) % to[1]);
+                    let row = first + r;
+                    // Most networks have one plane; a division is slow.
+                    let (z, y) = if row < to[1] { (0, row) } else { (row / to[1], row % to[1]) };
                     // Below 0 wraps around, and is outside as what is too large.
                     let z = (z * stride[0] + kz).wrapping_sub(before[0]);
                     let y = (y * stride[1] + ky).wrapping_sub(before[1]);
@@ -231,10 +232,7 @@ impl Conv {
                         *slot = from.row(z * from.dims[1] + y) - before[2] * LANES;
                     }
                 }
-                if rows.iter().any(|&row| row != OUTSIDE) {
-                    let weights = (kz * size[1] + ky) * self.inputs * size[2] * LANES;
-                    taps.push(Tap { weights, rows });
-                }
+                taps.push(Tap { weights: (kz * size[1] + ky) * self.inputs * size[2] * LANES, rows });
             }
         }
     }

@@ -12,6 +12,7 @@
 //!
 //! Operators (`models/README.md` has the table); anything else is refused by the node's name.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::onnx::{Kind, Model, Node, Tensor};
@@ -74,7 +75,7 @@ impl Window {
     }
 }
 
-/// Weights of a convolution, as in the file: [output][input][depth][height][width].
+/// A convolution; its weights are in [`Fused`].
 #[derive(Debug, Clone)]
 pub(super) struct Filter {
     /// Where it is applied.
@@ -83,20 +84,36 @@ pub(super) struct Filter {
     pub(super) inputs: usize,
     /// Output channels.
     pub(super) outputs: usize,
-    /// The weights.
-    pub(super) weights: Weights,
     /// One an output channel.
     pub(super) bias: Vec<f32>,
 }
 
-/// Numbers in the precision in which they were stored.
+/// Weights of a convolution, as in the file: [output][input][depth][height][width].
 #[derive(Debug, Clone)]
-pub(super) enum Weights {
-    /// Single.
+pub(super) enum Weights<'a> {
+    /// Single precision.
     Full(Vec<f32>),
-    /// Half.
-    Half(Vec<u16>),
+    /// Half precision, little-endian: not copied, because they are most of a file.
+    Half(Cow<'a, [u8]>),
 }
+
+impl Weights<'_> {
+    /// The bits of a weight in half precision.
+    pub(super) fn half(bytes: &[u8], at: usize) -> u16 {
+        u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]])
+    }
+
+    /// Number of weights.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Full(values) => values.len(),
+            Self::Half(bytes) => bytes.len() / 2,
+        }
+    }
+}
+
+/// A network and, by layer, the weights of its convolutions.
+pub(super) type Fused<'a> = (Graph, HashMap<usize, Weights<'a>>);
 
 /// The size that a map is resized to.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,7 +194,7 @@ impl Graph {
     ///
     /// # Errors
     /// [`GraphError`].
-    pub(super) fn new(model: &Model<'_>) -> Result<Self, GraphError> {
+    pub(super) fn fuse<'a>(model: &'a Model<'a>) -> Result<Fused<'a>, GraphError> {
         let fail = |what: String| GraphError { node: "graph".into(), op: "inputs".into(), what };
         let [(input, dims)] = &model.inputs[..] else {
             return Err(fail(format!("{} inputs; one is known", model.inputs.len())));
@@ -193,7 +210,7 @@ impl Graph {
         }
         let mut graph = builder.graph;
         graph.drop_unread();
-        Ok(graph)
+        Ok((graph, builder.weights))
     }
 
     /// Values that a layer reads.
@@ -225,6 +242,8 @@ type Norm = (ValueId, Vec<f32>, Vec<f32>);
 
 struct Builder<'a> {
     graph: Graph,
+    /// By layer.
+    weights: HashMap<usize, Weights<'a>>,
     node: &'a Node<'a>,
     tensors: HashMap<&'a str, &'a Tensor<'a>>,
     /// Value of each name that a layer writes.
@@ -249,6 +268,7 @@ impl<'a> Builder<'a> {
         static NONE: std::sync::LazyLock<Node<'static>> = std::sync::LazyLock::new(Node::default);
         Self {
             graph: Graph { values: vec![value], ..Graph::default() },
+            weights: HashMap::new(),
             node: &NONE,
             tensors: model.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect(),
             names: HashMap::from([(input, 0)]),
@@ -404,8 +424,8 @@ impl<'a> Builder<'a> {
         }
         let window = self.window(Some(kernel))?;
         let bias = self.bias(*outputs)?;
-        let filter = Filter { window, inputs: *inputs, outputs: *outputs, weights: self.weights(weights)?, bias };
-        self.filter(filter, false)
+        let filter = Filter { window, inputs: *inputs, outputs: *outputs, bias };
+        self.filter(filter, self.read_weights(weights)?, false)
     }
 
     fn gemm(&mut self) -> Result<(), GraphError> {
@@ -417,25 +437,27 @@ impl<'a> Builder<'a> {
         let [rows, columns] = weights.dims[..] else {
             return self.fail(format!("weights of shape {:?}", weights.dims));
         };
-        let mut values = self.weights(weights)?;
+        let mut values = self.read_weights(weights)?;
         let (mut outputs, mut inputs) = (rows, columns);
         if self.int("transB", 0) == 0 {
             (outputs, inputs) = (columns, rows);
             values = match values {
                 Weights::Full(values) => Weights::Full(transposed(&values, rows, columns)),
-                Weights::Half(values) => Weights::Half(transposed(&values, rows, columns)),
+                Weights::Half(bytes) => Weights::Half(transposed(bytes.as_chunks::<2>().0, rows, columns).concat().into()),
             };
         }
         let point = [1; 3];
         let window = Window { size: point, stride: point, before: [0; 3], after: [0; 3], ceil: false };
-        self.filter(Filter { window, inputs, outputs, weights: values, bias: self.bias(outputs)? }, true)
+        self.filter(Filter { window, inputs, outputs, bias: self.bias(outputs)? }, values, true)
     }
 
-    fn weights(&self, tensor: &Tensor<'_>) -> Result<Weights, GraphError> {
-        match (tensor.halves(), tensor.floats()) {
-            (Some(halves), _) => Ok(Weights::Half(halves)),
-            (None, Some(floats)) => Ok(Weights::Full(floats)),
-            (None, None) => self.fail("weights are integers"),
+    fn read_weights(&self, tensor: &'a Tensor<'a>) -> Result<Weights<'a>, GraphError> {
+        if let Some(halves) = tensor.halves() {
+            return Ok(Weights::Half(Cow::Borrowed(halves)));
+        }
+        match tensor.floats() {
+            Some(floats) => Ok(Weights::Full(floats)),
+            None => self.fail("weights are integers"),
         }
     }
 
@@ -446,7 +468,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn filter(&mut self, filter: Filter, flat: bool) -> Result<(), GraphError> {
+    fn filter(&mut self, filter: Filter, weights: Weights<'a>, flat: bool) -> Result<(), GraphError> {
         let source = self.input(0)?;
         self.channels(source, filter.inputs)?;
         if self.graph.values[source].flat != flat {
@@ -456,6 +478,7 @@ impl<'a> Builder<'a> {
             return self.fail("no channels");
         }
         let value = Value { name: self.output()?.to_owned(), channels: filter.outputs, flat };
+        self.weights.insert(self.graph.layers.len(), weights);
         self.layer(Op::Conv(filter), source, value)
     }
 
@@ -619,11 +642,13 @@ impl<'a> Builder<'a> {
             shifts.push((f64::from(bias[c]) - f64::from(mean[c]) * factor) as f32);
         }
         let output = self.output()?;
-        if let Some(layer) = self.open_layer(source, name)
-            && let Op::Conv(filter) = &mut layer.op
-            && layer.residual.is_none()
+        let open = self.open_layer(source, name);
+        let alone = open.is_some_and(|layer| matches!(layer.op, Op::Conv(_)) && layer.residual.is_none());
+        if let Some(writer) = self.writers[source].filter(|_| alone)
+            && let (Op::Conv(filter), Some(weights)) =
+                (&mut self.graph.layers[writer].op, self.weights.get_mut(&writer))
         {
-            scale_filter(filter, &factors, &shifts);
+            scale_filter(filter, weights, &factors, &shifts);
             self.names.insert(output, source);
             return Ok(());
         }
@@ -717,16 +742,19 @@ fn transposed<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
 }
 
 /// A normalization goes into the weights before it.
-fn scale_filter(filter: &mut Filter, scale: &[f32], shift: &[f32]) {
-    let mut values = match &filter.weights {
-        Weights::Full(values) => values.clone(),
-        Weights::Half(values) => values.iter().map(|&v| super::onnx::widen(v)).collect(),
+fn scale_filter(filter: &mut Filter, weights: &mut Weights<'_>, scale: &[f32], shift: &[f32]) {
+    let mut values = match weights {
+        Weights::Full(values) => std::mem::take(values),
+        Weights::Half(bytes) => {
+            let bits = bytes.as_chunks::<2>().0.iter().map(|&b| u16::from_le_bytes(b));
+            bits.map(super::onnx::widen).collect()
+        }
     };
     let each = values.len() / filter.outputs;
     for (values, scale) in values.chunks_exact_mut(each).zip(scale) {
         values.iter_mut().for_each(|v| *v *= scale);
     }
-    filter.weights = Weights::Full(values);
+    *weights = Weights::Full(values);
     for ((bias, scale), shift) in filter.bias.iter_mut().zip(scale).zip(shift) {
         *bias = *bias * scale + shift;
     }

@@ -72,7 +72,9 @@ impl Layout {
 
     /// Where a row starts, its margin included.
     pub(super) fn row_start(&self, row: usize) -> usize {
-        row % self.capacity * self.row_len()
+        // Most maps keep all rows; a division is slow.
+        let row = if row < self.capacity { row } else { row % self.capacity };
+        row * self.row_len()
     }
 
     /// Where the first pixel of a row is.
@@ -81,8 +83,10 @@ impl Layout {
     }
 
     /// Where a value is, from its row's first pixel.
+    #[inline]
     pub(super) fn at(&self, channel: usize, x: usize) -> usize {
-        let (block, channel) = (channel / self.per_block(), channel % self.per_block());
+        // Constant divisors are shifts.
+        let (block, channel) = if self.pairs { (channel / 8, channel % 8) } else { (channel / 16, channel % 16) };
         let (pixel, lane) = if x < self.width() { (x, 0) } else { (x - self.width(), 1) };
         block * self.block_step() + pixel * LANES + channel * self.channel_step() + lane
     }

@@ -109,8 +109,7 @@ impl CpuBackend {
         self.slices.run(slice, lane, &mut |row| {
             if row.output == features {
                 // The pyramid's maxima would swallow what is no number.
-                finite &= (0..row.layout.channels)
-                    .all(|c| (0..row.layout.dims[2]).all(|x| row.values[row.layout.at(c, x)].is_finite()));
+                finite &= row.values.iter().fold(true, |all, value| all & value.is_finite());
                 pooled.push(row.values, |channel, column| row.layout.at(channel, column));
             } else {
                 lesions.extend((0..row.layout.dims[2]).map(|x| row.values[row.layout.at(0, x)]));

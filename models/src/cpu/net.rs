@@ -81,21 +81,17 @@ impl Net {
     /// # Errors
     /// [`NetError`].
     pub(super) fn new(bytes: &[u8], kernels: Kernels) -> Result<Self, NetError> {
-        let mut graph = Graph::new(&super::onnx::read(bytes)?)?;
+        let model = super::onnx::read(bytes)?;
+        let (graph, mut weights) = Graph::fuse(&model)?;
         let pairs = can_pair(&graph);
-        let mut convs = Vec::new();
-        for layer in &mut graph.layers {
+        let mut pack = |(index, layer): (usize, &Layer)| {
             let value = &graph.values[written(layer)];
             let pairs = pairs && !value.flat && value.channels <= 8;
-            convs.push(if let Op::Conv(filter) = &mut layer.op {
-                let conv = Conv::new(filter, pairs);
-                // Packed: the copy as in the file is not needed any more.
-                filter.weights = super::graph::Weights::Full(Vec::new());
-                Some(conv)
-            } else {
-                None
-            });
-        }
+            let Op::Conv(filter) = &layer.op else { return None };
+            // Those of the file are not needed any more.
+            weights.remove(&index).map(|weights| Conv::new(filter, &weights, pairs))
+        };
+        let convs = graph.layers.iter().enumerate().map(&mut pack).collect();
         let seconds = graph.layers.iter().map(|layer| {
             layer.second.as_ref().map_or_else(Default::default, |second| {
                 let value = &graph.values[second.value];
@@ -180,9 +176,8 @@ impl Net {
         unsafe { (self.kernels.peak)(rounds) }
     }
 
-    /// Name, time and multiply-adds of each layer, for a profiled workspace.
-    pub(super) fn profile(&self, plan: &Plan, workspace: &Workspace) -> Vec<(String, Duration, usize)> {
-        let times = workspace.profile.as_deref().unwrap_or_default();
+    /// Name, time and multiply-adds of each layer, from the times of a profiled workspace.
+    pub(super) fn profile(&self, plan: &Plan, times: &[Duration]) -> Vec<(String, Duration, usize)> {
         let layers = self.graph.layers.iter().zip(&self.convs).zip(times);
         let mut all: Vec<_> = layers
             .map(|((layer, conv), time)| {

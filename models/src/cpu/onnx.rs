@@ -125,15 +125,16 @@ impl Tensor<'_> {
             Kind::F32 => {
                 Some(self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
             }
-            Kind::F16 => Some(self.halves()?.into_iter().map(widen).collect()),
+            Kind::F16 => {
+                Some(self.bytes.chunks_exact(2).map(|b| widen(u16::from_le_bytes([b[0], b[1]]))).collect())
+            }
             Kind::I64 => None,
         }
     }
 
-    /// The values as they are stored, if that is half precision.
-    pub(super) fn halves(&self) -> Option<Vec<u16>> {
-        (self.kind == Kind::F16)
-            .then(|| self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect())
+    /// The bytes, if they are half precision.
+    pub(super) fn halves(&self) -> Option<&[u8]> {
+        (self.kind == Kind::F16).then_some(&self.bytes[..])
     }
 
     /// The values, if they are integers.

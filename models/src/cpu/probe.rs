@@ -75,23 +75,27 @@ impl Probe {
         Ok(outputs)
     }
 
-    /// Time of each layer, the mean of `rounds` runs.
+    /// Time of each layer, each the least of `rounds` runs: other work on the machine only adds to it.
     ///
     /// # Errors
     /// As [`Probe::run`].
     pub fn profile(&mut self, input: &[f32], dims: [usize; 3], rounds: u32) -> Result<Vec<LayerTime>, String> {
-        self.workspace.profile = Some(Vec::new());
-        let runs = (0..rounds).try_for_each(|_| self.run(input, dims).map(drop));
-        let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
-        let layers = self.net.profile(&plan, &self.workspace);
-        self.workspace.profile = None;
-        runs?;
-        let layer = |(layer, time, multiply_adds): (String, std::time::Duration, usize)| LayerTime {
-            layer,
-            seconds: time.as_secs_f64() / f64::from(rounds),
-            multiply_adds,
-        };
-        Ok(layers.into_iter().map(layer).collect())
+        let mut least: Vec<LayerTime> = Vec::new();
+        for _ in 0..rounds {
+            self.workspace.profile = Some(Vec::new());
+            let run = self.run(input, dims);
+            let times = self.workspace.profile.take().unwrap_or_default();
+            run?;
+            let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
+            for (at, (layer, time, multiply_adds)) in self.net.profile(&plan, &times).into_iter().enumerate() {
+                let seconds = time.as_secs_f64();
+                match least.get_mut(at) {
+                    Some(known) => known.seconds = known.seconds.min(seconds),
+                    None => least.push(LayerTime { layer, seconds, multiply_adds }),
+                }
+            }
+        }
+        Ok(least)
     }
 
     /// Multiply-adds a second of the instruction set from registers, the most that this core can do now.

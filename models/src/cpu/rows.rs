@@ -79,50 +79,65 @@ pub(super) fn blend(args: &mut Blend<'_>) {
             }
         }
     }
-    if args.pairs {
-        let unpaired = &mut args.unpaired[..len];
-        let (left, right) = unpaired.split_at_mut(len / 2);
-        let halves = left.as_chunks_mut::<8>().0.iter_mut().zip(right.as_chunks_mut::<8>().0);
-        for (pair, (left, right)) in row.as_chunks::<LANES>().0.iter().zip(halves) {
-            for c in 0..8 {
-                left[c] = pair[2 * c];
-                right[c] = pair[2 * c + 1];
-            }
-        }
-        let pixels = unpaired.as_chunks::<8>().0;
-        let output = args.output.as_chunks_mut::<LANES>().0;
-        let half = output.len();
-        for (x, out) in output.iter_mut().enumerate() {
-            let (left, right) = (pixel(pixels, args.horizontal, x), pixel(pixels, args.horizontal, x + half));
-            for c in 0..8 {
-                out[2 * c] = left[c];
-                out[2 * c + 1] = right[c];
-            }
-        }
+    let unpaired: &[f32] = if args.pairs {
+        unpair(row, &mut args.unpaired[..len]);
+        &args.unpaired[..len]
     } else {
-        let pixels = row.as_chunks::<LANES>().0;
-        for (x, out) in args.output.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            *out = pixel(pixels, args.horizontal, x);
+        row
+    };
+    let output = args.output.as_chunks_mut::<LANES>().0;
+    match (args.pairs, args.horizontal) {
+        (true, Horizontal::Max(windows)) => pair(windows, output, |w| most::<8>(unpaired, w)),
+        (true, Horizontal::Linear(places)) => pair(places, output, |p| between::<8>(unpaired, p)),
+        (false, Horizontal::Max(windows)) => {
+            output.iter_mut().zip(windows).for_each(|(out, w)| *out = most(unpaired, w));
+        }
+        (false, Horizontal::Linear(places)) => {
+            output.iter_mut().zip(places).for_each(|(out, p)| *out = between(unpaired, p));
         }
     }
 }
 
-/// One output pixel; zeros past the last.
+/// Pairs of pixels → pixels of 8 channels, left half and then right half.
 #[inline(always)]
-fn pixel<const N: usize>(pixels: &[[f32; N]], horizontal: &Horizontal, x: usize) -> [f32; N] {
-    match horizontal {
-        Horizontal::Max(windows) => {
-            let Some((first, rest)) = windows.get(x).and_then(|w| pixels[w.clone()].split_first()) else {
-                return [0.0; N];
-            };
-            rest.iter().fold(*first, |most, p| std::array::from_fn(|c| larger(most[c], p[c])))
-        }
-        Horizontal::Linear(places) => {
-            let Some(&(left, right, weight)) = places.get(x) else { return [0.0; N] };
-            let (left, right) = (&pixels[left], &pixels[right]);
-            std::array::from_fn(|c| left[c] + weight * (right[c] - left[c]))
+fn unpair(row: &[f32], out: &mut [f32]) {
+    let (left, right) = out.split_at_mut(row.len() / 2);
+    let halves = left.as_chunks_mut::<8>().0.iter_mut().zip(right.as_chunks_mut::<8>().0);
+    for (pair, (left, right)) in row.as_chunks::<LANES>().0.iter().zip(halves) {
+        for c in 0..8 {
+            left[c] = pair[2 * c];
+            right[c] = pair[2 * c + 1];
         }
     }
+}
+
+/// Computes output pixels and pairs those of the left half with those of the right; a missing one is zeros.
+#[inline(always)]
+fn pair<T>(from: &[T], output: &mut [[f32; LANES]], pixel: impl Fn(&T) -> [f32; 8]) {
+    let (left, right) = from.split_at(output.len().min(from.len()));
+    for (x, (out, left)) in output.iter_mut().zip(left).enumerate() {
+        let (left, right) = (pixel(left), right.get(x).map_or([0.0; 8], &pixel));
+        for c in 0..8 {
+            out[2 * c] = left[c];
+            out[2 * c + 1] = right[c];
+        }
+    }
+}
+
+/// The largest of a window of pixels of `N` channels.
+#[inline(always)]
+fn most<const N: usize>(pixels: &[f32], window: &Range<usize>) -> [f32; N] {
+    let pixels = &pixels.as_chunks::<N>().0[window.clone()];
+    let (first, rest) = pixels.split_first().expect("windows overlap the map");
+    rest.iter().fold(*first, |most, p| std::array::from_fn(|c| larger(most[c], p[c])))
+}
+
+/// Between two pixels of `N` channels.
+#[inline(always)]
+fn between<const N: usize>(pixels: &[f32], &(left, right, weight): &(usize, usize, f32)) -> [f32; N] {
+    let pixels = pixels.as_chunks::<N>().0;
+    let (left, right) = (&pixels[left], &pixels[right]);
+    std::array::from_fn(|c| left[c] + weight * (right[c] - left[c]))
 }
 
 /// The larger; a NaN on either side stays, so that it can be refused at the end.

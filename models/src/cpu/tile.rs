@@ -10,6 +10,9 @@ use super::simd::Isa;
 /// Most output rows of a tile.
 pub(super) const ROWS_MAX: usize = 4;
 
+/// How far ahead weights are fetched: 2 KiB, about 20 input channels of a 3 × 3 kernel's row.
+const AHEAD: usize = 1024;
+
 /// A row of input above or below the image: contributes nothing.
 pub(super) const OUTSIDE: usize = usize::MAX;
 
@@ -146,6 +149,8 @@ pub(super) trait Weight: Copy {
     /// # Safety
     /// As [`Isa`].
     unsafe fn read<I: Isa>(values: &[Self::Stored], at: usize) -> I::V;
+    /// Fetches weights that will be read soon; what lies past the end is not touched.
+    fn ahead<I: Isa>(values: &[Self::Stored], at: usize);
 }
 
 /// Single precision.
@@ -171,6 +176,10 @@ impl Weight for Full {
         // SAFETY: the caller's promise.
         unsafe { I::load(values, at) }
     }
+
+    // Single precision weights are few: they stay in the cache.
+    #[inline(always)]
+    fn ahead<I: Isa>(_: &[f32], _: usize) {}
 }
 
 impl Weight for Half {
@@ -189,6 +198,11 @@ impl Weight for Half {
         // SAFETY: the caller's promise.
         unsafe { I::load_half(values, at) }
     }
+
+    #[inline(always)]
+    fn ahead<I: Isa>(values: &[u16], at: usize) {
+        I::fetch(values, at + AHEAD);
+    }
 }
 
 /// Computes a tile of `R` rows of `T` pixels with a kernel `K` wide at stride 1; `K` = 0 for any width and stride.
@@ -202,12 +216,35 @@ where
     S: Read,
     W: Weight,
 {
+    // Each sum waits for itself. Where a tile has few, every horizontal position gets sums of its own, so that the multipliers stay busy.
+    // SAFETY: the caller's promise.
+    unsafe {
+        if K > 1 && R * T * K <= I::SUMS {
+            sum::<I, S, W, K, R, T, 3>(tile);
+        } else {
+            sum::<I, S, W, K, R, T, 1>(tile);
+        }
+    }
+}
+
+/// As [`tile`], with `P` sums for each output.
+#[inline(always)]
+unsafe fn sum<I, S, W, const K: usize, const R: usize, const T: usize, const P: usize>(tile: &mut Tile<'_>)
+where
+    I: Isa,
+    S: Read,
+    W: Weight,
+{
     let panel = W::of(&tile.panel);
     for lane in (0..16).step_by(I::LANES) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = [[I::load(tile.bias, lane); T]; R];
+            let mut sums = [[[I::zero(); T]; R]; P];
+            sums[0] = [[I::load(tile.bias, lane); T]; R];
             for tap in tile.taps {
+                if R == 1 && tap.rows[0] == OUTSIDE {
+                    continue;
+                }
                 let mut weights = tap.weights + lane;
                 let mut block = tile.input_at;
                 let mut channels = tile.channels;
@@ -216,10 +253,10 @@ where
                     let mut at = block;
                     for _ in 0..in_block {
                         if K == 0 {
-                            any::<I, S, W, R, T>(tile, tap, panel, weights, at, &mut sums);
+                            any::<I, S, W, R, T>(tile, tap, panel, weights, at, &mut sums[0]);
                             weights += 16 * tile.width;
                         } else {
-                            fixed::<I, S, W, K, R, T>(tile, tap, panel, weights, at, &mut sums);
+                            fixed::<I, S, W, K, R, T, P>(tile, tap, panel, weights, at, &mut sums);
                             weights += 16 * K;
                         }
                         at += tile.channel_step;
@@ -228,20 +265,28 @@ where
                     block += tile.block_step;
                 }
             }
-            store::<I, R, T>(tile, lane, sums);
+            let mut first = sums[0];
+            for other in &sums[1..] {
+                for r in 0..R {
+                    for t in 0..T {
+                        first[r][t] = I::add(first[r][t], other[r][t]);
+                    }
+                }
+            }
+            store::<I, R, T>(tile, lane, first);
         }
     }
 }
 
 /// One input channel of one tap, at stride 1.
 #[inline(always)]
-unsafe fn fixed<I, S, W, const K: usize, const R: usize, const T: usize>(
+unsafe fn fixed<I, S, W, const K: usize, const R: usize, const T: usize, const P: usize>(
     tile: &Tile<'_>,
     tap: &Tap,
     panel: &[W::Stored],
     weights: usize,
     at: usize,
-    sums: &mut [[I::V; T]; R],
+    sums: &mut [[[I::V; T]; R]; P],
 ) where
     I: Isa,
     S: Read,
@@ -249,16 +294,17 @@ unsafe fn fixed<I, S, W, const K: usize, const R: usize, const T: usize>(
 {
     // SAFETY: the caller's promise.
     unsafe {
+        W::ahead::<I>(panel, weights);
         let kernel: [I::V; K] = std::array::from_fn(|k| W::read::<I>(panel, weights + 16 * k));
         for r in 0..R {
-            if tap.rows[r] == OUTSIDE {
+            if R > 1 && tap.rows[r] == OUTSIDE {
                 continue;
             }
             for x in 0..T + K - 1 {
                 let value = S::read::<I>(tile.input, tap.rows[r] + at + 16 * x, tile.delta);
                 for k in 0..K {
                     if x >= k && x - k < T {
-                        sums[r][x - k] = I::fma(value, kernel[k], sums[r][x - k]);
+                        sums[k % P][r][x - k] = I::fma(value, kernel[k], sums[k % P][r][x - k]);
                     }
                 }
             }
@@ -283,7 +329,7 @@ unsafe fn any<I, S, W, const R: usize, const T: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         for r in 0..R {
-            if tap.rows[r] == OUTSIDE {
+            if R > 1 && tap.rows[r] == OUTSIDE {
                 continue;
             }
             for k in 0..tile.width {

@@ -12,7 +12,20 @@ struct Avx512;
 
 impl Isa for Avx512 {
     const LANES: usize = 16;
+    const SUMS: usize = 27;
     type V = __m512;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    fn fetch(values: &[u16], at: usize) {
+        // SAFETY: a fetch reads nothing that the program sees, and any address may be given.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
+    }
 
     #[inline(always)]
     unsafe fn load(values: &[f32], at: usize) -> __m512 {

@@ -23,8 +23,14 @@ use super::tile::Tile;
 pub(super) trait Isa: Copy {
     /// Values of a vector: a divisor of 16.
     const LANES: usize;
+    /// Most sums that fit the registers beside three weights and an input.
+    const SUMS: usize;
     /// A vector.
     type V: Copy;
+    /// Zeros.
+    unsafe fn zero() -> Self::V;
+    /// Brings the value at `at`, which may lie past the end, near.
+    fn fetch(values: &[u16], at: usize);
     /// `LANES` values from `at`.
     unsafe fn load(values: &[f32], at: usize) -> Self::V;
     /// `LANES` values from `at`, widened from IEEE half precision.

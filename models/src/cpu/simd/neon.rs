@@ -12,7 +12,17 @@ struct Neon;
 
 impl Isa for Neon {
     const LANES: usize = 4;
+    const SUMS: usize = 27;
     type V = float32x4_t;
+
+    #[inline(always)]
+    unsafe fn zero() -> float32x4_t {
+        // SAFETY: the caller's promise.
+        unsafe { vdupq_n_f32(0.0) }
+    }
+
+    #[inline(always)]
+    fn fetch(_: &[u16], _: usize) {}
 
     #[inline(always)]
     unsafe fn load(values: &[f32], at: usize) -> float32x4_t {

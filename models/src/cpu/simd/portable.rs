@@ -11,7 +11,16 @@ struct Portable;
 
 impl Isa for Portable {
     const LANES: usize = 4;
+    const SUMS: usize = 8;
     type V = [f32; 4];
+
+    #[inline(always)]
+    unsafe fn zero() -> [f32; 4] {
+        [0.0; 4]
+    }
+
+    #[inline(always)]
+    fn fetch(_: &[u16], _: usize) {}
 
     #[inline(always)]
     unsafe fn load(values: &[f32], at: usize) -> [f32; 4] {
