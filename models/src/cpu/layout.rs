@@ -91,6 +91,23 @@ impl Layout {
         block * self.block_step() + pixel * LANES + channel * self.channel_step() + lane
     }
 
+    /// The values of a channel, left to right; `row` starts with its first pixel.
+    pub(super) fn channel<'a>(&self, row: &'a [f32], channel: usize) -> impl Iterator<Item = f32> + use<'a> {
+        let (left, right) = (self.at(channel, 0), self.at(channel, 0) + 1);
+        let (width, odd) = (self.width(), self.dims[2] - self.width());
+        let column = move |from: usize, len: usize| row[from.min(row.len())..].iter().step_by(LANES).take(len).copied();
+        // Without pairs, `odd` is 0.
+        column(left, width).chain(column(right, odd))
+    }
+
+    /// Writes the values of a channel, left to right; `row` starts with its first pixel.
+    pub(super) fn set_channel(&self, row: &mut [f32], channel: usize, values: &[f32]) {
+        let first = self.at(channel, 0);
+        let (left, right) = values.split_at(self.width());
+        row[first..].iter_mut().step_by(LANES).zip(left).for_each(|(to, v)| *to = *v);
+        row[first + 1..].iter_mut().step_by(LANES).zip(right).for_each(|(to, v)| *to = *v);
+    }
+
     /// Makes the margins of a row that was just written; `row` starts with its left margin.
     pub(super) fn seal(&self, row: &mut [f32]) {
         if self.left + self.right == 0 && !self.pairs {

@@ -112,7 +112,7 @@ impl CpuBackend {
                 finite &= row.values.iter().fold(true, |all, value| all & value.is_finite());
                 pooled.push(row.values, |channel, column| row.layout.at(channel, column));
             } else {
-                lesions.extend((0..row.layout.dims[2]).map(|x| row.values[row.layout.at(0, x)]));
+                lesions.extend(row.channel(0));
             }
         })?;
         if !finite {
@@ -131,9 +131,7 @@ impl Backend for CpuBackend {
     fn lungs(&self, slice: Plane<'_>) -> Result<Vec<f32>, EngineError> {
         let mut lungs = Vec::with_capacity(slice.rows() * slice.columns());
         self.lanes.with(|lane| {
-            self.lungs.run(&slice, lane, &mut |row| {
-                lungs.extend((0..row.layout.dims[2]).map(|x| row.values[row.layout.at(0, x)]));
-            })
+            self.lungs.run(&slice, lane, &mut |row| lungs.extend(row.channel(0)))
         })?;
         check(self.lungs.name, lungs.len(), slice.rows() * slice.columns())?;
         sigmoid(&mut lungs, self.lungs.name)?;
@@ -232,7 +230,7 @@ impl<const N: usize> Model<N> {
         let mut result = Vec::new();
         self.net.run(&plan, lane, &|channel, _, out| out(&values[channel..=channel]), &mut |row| {
             if row.output == self.outputs[0] {
-                result.extend((0..row.layout.channels).map(|c| row.values[row.layout.at(c, 0)]));
+                result.extend((0..row.layout.channels).flat_map(|c| row.channel(c)));
             }
         });
         Ok(result)

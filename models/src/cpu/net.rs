@@ -53,6 +53,13 @@ pub(super) struct Row<'a> {
     pub(super) layout: &'a Layout,
 }
 
+impl<'a> Row<'a> {
+    /// The values of a channel, left to right.
+    pub(super) fn channel(&self, channel: usize) -> impl Iterator<Item = f32> + use<'a> {
+        self.layout.channel(self.values, channel)
+    }
+}
+
 /// Why a network can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NetError {
@@ -209,11 +216,8 @@ impl Net {
         let buffer = workspace.buffers[place.buffer].values_mut();
         for row in step.rows.clone() {
             for channel in 0..layout.channels {
-                let first = layout.row(row);
                 input(channel, row, &mut |values| {
-                    for (x, value) in values.iter().enumerate() {
-                        buffer[first + layout.at(channel, x)] = *value;
-                    }
+                    layout.set_channel(&mut buffer[layout.row(row)..], channel, values);
                 });
             }
             layout.seal(&mut buffer[layout.row_start(row)..][..layout.row_len()]);
@@ -292,7 +296,8 @@ impl Workspace {
         for (buffer, &len) in self.buffers.iter_mut().zip(&plan.buffers) {
             buffer.grow(len);
         }
-        self.scratch.iter_mut().for_each(|scratch| scratch.grow(plan.scratch));
+        // Unpaired, a row is twice as long.
+        self.scratch.iter_mut().for_each(|scratch| scratch.grow(2 * plan.scratch));
     }
 
     /// Bytes held.

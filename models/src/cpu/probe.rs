@@ -67,9 +67,8 @@ impl Probe {
             let out = &mut outputs[row.output];
             out.resize(channels * rows * width, 0.0);
             for c in 0..channels {
-                for x in 0..width {
-                    out[(c * rows + row.row) * width + x] = row.values[row.layout.at(c, x)];
-                }
+                let out = &mut out[(c * rows + row.row) * width..][..width];
+                out.iter_mut().zip(row.channel(c)).for_each(|(out, value)| *out = value);
             }
         });
         Ok(outputs)

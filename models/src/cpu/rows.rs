@@ -33,7 +33,7 @@ pub(super) struct Blend<'a> {
     pub(super) horizontal: &'a Horizontal,
     /// For the combined row: `width` × 16 values.
     pub(super) row: &'a mut [f32],
-    /// For the same unpaired: `width` × 16 values; not used without pairs.
+    /// For the same unpaired: twice as many values; not used without pairs.
     pub(super) unpaired: &'a mut [f32],
     /// The output, pixels (or pairs) × 16.
     pub(super) output: &'a mut [f32],
@@ -79,63 +79,56 @@ pub(super) fn blend(args: &mut Blend<'_>) {
             }
         }
     }
-    let unpaired: &[f32] = if args.pairs {
-        unpair(row, &mut args.unpaired[..len]);
-        &args.unpaired[..len]
+    let pixels = if args.pairs {
+        unpair(row, &mut args.unpaired[..2 * len]);
+        args.unpaired[..2 * len].as_chunks().0
     } else {
-        row
+        row.as_chunks().0
     };
-    let output = args.output.as_chunks_mut::<LANES>().0;
-    match (args.pairs, args.horizontal) {
-        (true, Horizontal::Max(windows)) => pair(windows, output, |w| most::<8>(unpaired, w)),
-        (true, Horizontal::Linear(places)) => pair(places, output, |p| between::<8>(unpaired, p)),
-        (false, Horizontal::Max(windows)) => {
-            output.iter_mut().zip(windows).for_each(|(out, w)| *out = most(unpaired, w));
-        }
-        (false, Horizontal::Linear(places)) => {
-            output.iter_mut().zip(places).for_each(|(out, p)| *out = between(unpaired, p));
-        }
+    let output = args.output.as_chunks_mut().0;
+    match args.horizontal {
+        Horizontal::Max(windows) => each(args.pairs, windows, output, |w| most(pixels, w)),
+        Horizontal::Linear(places) => each(args.pairs, places, output, |p| between(pixels, p)),
     }
 }
 
-/// Pairs of pixels → pixels of 8 channels, left half and then right half.
+/// The lanes of a pixel.
+type Pixel = [f32; LANES];
+
+/// Pairs of pixels → pixels of 8 channels, each twice; left half and then right half.
 #[inline(always)]
 fn unpair(row: &[f32], out: &mut [f32]) {
-    let (left, right) = out.split_at_mut(row.len() / 2);
-    let halves = left.as_chunks_mut::<8>().0.iter_mut().zip(right.as_chunks_mut::<8>().0);
-    for (pair, (left, right)) in row.as_chunks::<LANES>().0.iter().zip(halves) {
-        for c in 0..8 {
-            left[c] = pair[2 * c];
-            right[c] = pair[2 * c + 1];
-        }
+    let (left, right) = out.as_chunks_mut::<LANES>().0.split_at_mut(row.len() / LANES);
+    for (pair, (left, right)) in row.as_chunks::<LANES>().0.iter().zip(left.iter_mut().zip(right)) {
+        *left = std::array::from_fn(|lane| pair[lane & !1]);
+        *right = std::array::from_fn(|lane| pair[lane | 1]);
     }
 }
 
-/// Computes output pixels and pairs those of the left half with those of the right; a missing one is zeros.
+/// Computes output pixels; if they are paired, even lanes are those of the left half, odd ones those of the right, and zeros past the last.
 #[inline(always)]
-fn pair<T>(from: &[T], output: &mut [[f32; LANES]], pixel: impl Fn(&T) -> [f32; 8]) {
-    let (left, right) = from.split_at(output.len().min(from.len()));
+fn each<T>(pairs: bool, from: &[T], output: &mut [Pixel], pixel: impl Fn(&T) -> Pixel) {
+    if !pairs {
+        output.iter_mut().zip(from).for_each(|(out, from)| *out = pixel(from));
+        return;
+    }
+    let (left, right) = from.split_at(output.len());
     for (x, (out, left)) in output.iter_mut().zip(left).enumerate() {
-        let (left, right) = (pixel(left), right.get(x).map_or([0.0; 8], &pixel));
-        for c in 0..8 {
-            out[2 * c] = left[c];
-            out[2 * c + 1] = right[c];
-        }
+        let (left, right) = (pixel(left), right.get(x).map_or([0.0; LANES], &pixel));
+        *out = std::array::from_fn(|lane| if lane % 2 == 0 { left[lane] } else { right[lane] });
     }
 }
 
-/// The largest of a window of pixels of `N` channels.
+/// The largest of a window.
 #[inline(always)]
-fn most<const N: usize>(pixels: &[f32], window: &Range<usize>) -> [f32; N] {
-    let pixels = &pixels.as_chunks::<N>().0[window.clone()];
-    let (first, rest) = pixels.split_first().expect("windows overlap the map");
+fn most(pixels: &[Pixel], window: &Range<usize>) -> Pixel {
+    let (first, rest) = pixels[window.clone()].split_first().expect("windows overlap the map");
     rest.iter().fold(*first, |most, p| std::array::from_fn(|c| larger(most[c], p[c])))
 }
 
-/// Between two pixels of `N` channels.
+/// Between two pixels.
 #[inline(always)]
-fn between<const N: usize>(pixels: &[f32], &(left, right, weight): &(usize, usize, f32)) -> [f32; N] {
-    let pixels = pixels.as_chunks::<N>().0;
+fn between(pixels: &[Pixel], &(left, right, weight): &(usize, usize, f32)) -> Pixel {
     let (left, right) = (&pixels[left], &pixels[right]);
     std::array::from_fn(|c| left[c] + weight * (right[c] - left[c]))
 }
