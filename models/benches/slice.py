@@ -21,7 +21,7 @@ import numpy as np
 
 ZOO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "zoo")
 JOBS = (("lungs", 180, 180), ("multitask-spatial-1", 110, 150))
-SLICES = 5
+SLICES = 20
 
 
 def resident_mib():

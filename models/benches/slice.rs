@@ -41,8 +41,10 @@ fn compare(path: &Path, [rows, columns]: [usize; 2]) {
     println!("\n{}: {rows} x {columns}", path.display());
     let input = slice(rows, columns);
     let dims = [1, rows, columns];
-    let mut ours: Vec<(&str, Probe, Vec<f64>)> =
-        instruction_sets().into_iter().map(|set| (set, Probe::load(path, set).unwrap(), Vec::new())).collect();
+    let mut ours: Vec<(&str, Probe, Vec<f64>)> = instruction_sets()
+        .into_iter()
+        .map(|set| (set, Probe::load(path, set).unwrap(), Vec::new()))
+        .collect();
     let run_theirs = by_rten(path, [rows, columns]);
     let run_theirs = || run_theirs(&input);
     let expected = run_theirs();
@@ -89,15 +91,19 @@ fn by_rten(path: &Path, [rows, columns]: [usize; 2]) -> impl Fn(&[f32]) -> Vec<V
     move |input| {
         let tensor = NdTensor::from_data([1, 1, rows, columns], input.to_vec());
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&pool)));
-        let outputs =
-            model.run(vec![(model.input_ids()[0], tensor.into())], model.output_ids(), Some(options)).unwrap();
+        let outputs = model
+            .run(vec![(model.input_ids()[0], tensor.into())], model.output_ids(), Some(options))
+            .unwrap();
         outputs.into_iter().map(|out| out.into_tensor::<f32>().unwrap().to_vec()).collect()
     }
 }
 
+/// From a slice to a network's outputs.
+type Run = dyn FnMut(&[f32]) -> Vec<Vec<f32>>;
+
 fn serve(engine: &str, path: &Path, [rows, columns]: [usize; 2]) {
     let idle = resident_mib();
-    let mut run: Box<dyn FnMut(&[f32]) -> Vec<Vec<f32>>> = if engine == "rten" {
+    let mut run: Box<Run> = if engine == "rten" {
         Box::new(by_rten(path, [rows, columns]))
     } else {
         let mut probe = Probe::load(path, instruction_sets()[0]).unwrap();
@@ -107,7 +113,8 @@ fn serve(engine: &str, path: &Path, [rows, columns]: [usize; 2]) {
         let line = line.unwrap();
         let (count, file) = line.split_once(' ').unwrap();
         let bytes = std::fs::read(file).unwrap();
-        let input: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let input: Vec<f32> =
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         let count: u32 = count.parse().unwrap();
         let (start, mut outputs) = (cpu_ms(), Vec::new());
         (0..count).for_each(|_| outputs = run(&input));
@@ -128,7 +135,10 @@ fn resident_mib() -> f64 {
 fn layers(probe: &mut Probe, input: &[f32], dims: [usize; 3]) {
     let peak = probe.peak();
     let layers = probe.profile(input, dims, 100).unwrap();
-    println!("  peak {:.0} GFLOP/s; layers, the least of 100 runs each, and share of peak:", 2.0 * peak / 1e9);
+    println!(
+        "  peak {:.0} GFLOP/s; layers, the least of 100 runs each, and share of peak:",
+        2.0 * peak / 1e9
+    );
     let (mut seconds, mut work) = (0.0, 0);
     for layer in layers {
         let share = layer.multiply_adds as f64 / layer.seconds / peak;
@@ -136,12 +146,7 @@ fn layers(probe: &mut Probe, input: &[f32], dims: [usize; 3]) {
         seconds += layer.seconds;
         work += layer.multiply_adds;
     }
-    println!(
-        "    {:<60}{:>8.3} ms {:>5.1} %",
-        "all",
-        seconds * 1e3,
-        work as f64 / seconds / peak * 100.0
-    );
+    println!("    {:<60}{:>8.3} ms {:>5.1} %", "all", seconds * 1e3, work as f64 / seconds / peak * 100.0);
 }
 
 /// Smooth values in [0, 1] with some noise, the same on every machine.

@@ -53,8 +53,19 @@ fn compare(path: &Path, sizes: &[[usize; 2]]) {
 #[test]
 fn tiny_nets_equal_rten() {
     let sizes = [
-        [1, 1], [1, 31], [17, 1], [2, 2], [7, 8], [15, 16], [31, 17], [33, 64], [65, 63], [64, 128], [90, 112],
-        [129, 97], [180, 181],
+        [1, 1],
+        [1, 31],
+        [17, 1],
+        [2, 2],
+        [7, 8],
+        [15, 16],
+        [31, 17],
+        [33, 64],
+        [65, 63],
+        [64, 128],
+        [90, 112],
+        [129, 97],
+        [180, 181],
     ];
     for net in ["lungs", "multitask-spatial-1"] {
         compare(&root().join("tests/tiny").join(net).join("model.onnx"), &sizes);
@@ -78,7 +89,8 @@ fn the_same_bits_again_and_after_other_sizes() {
         for [rows, columns] in sizes {
             let outputs = probe.run(&slice(rows, columns), [1, rows, columns]).unwrap();
             let bits: Vec<u32> = outputs.iter().flatten().map(|v| v.to_bits()).collect();
-            let fresh = Probe::load(&path, set).unwrap().run(&slice(rows, columns), [1, rows, columns]).unwrap();
+            let fresh =
+                Probe::load(&path, set).unwrap().run(&slice(rows, columns), [1, rows, columns]).unwrap();
             let fresh: Vec<u32> = fresh.iter().flatten().map(|v| v.to_bits()).collect();
             assert_eq!(bits, fresh, "{set}: {rows} x {columns} after others");
             assert_eq!(*seen.entry([rows, columns]).or_insert_with(|| bits.clone()), bits, "{set}: repeated");

@@ -128,7 +128,27 @@ fn linear() -> Vec<(&'static str, Attribute)> {
     vec![("mode", Attribute::Text("linear")), ("coordinate_transformation_mode", mode)]
 }
 
+/// Small enough for Miri, which checks every access of the kernels: `cargo +nightly miri test -p engine --test operators`.
 #[test]
+fn a_small_net_with_everything() {
+    for channels in [3, 9] {
+        let dims = [1, 3, 5];
+        let (mut case, x, input) = Case::new(7, 1, dims, 2);
+        let x = case.conv(&x, channels, &Window::square(3, 1, 1), true, true);
+        let pre = case.norm(&x);
+        let pre = case.relu(&pre);
+        let a = case.conv(&pre, 12 - channels, &Window::square(3, 1, 1), false, false);
+        let a = case.conv(&a, channels, &Window::square(1, 1, 0), false, true);
+        let skip = case.add(&a, &x);
+        let low = case.pool(&skip, &Window { ceil: true, ..Window::square(2, 2, 0) });
+        let up = case.resize_like(&low, &skip);
+        let sum = case.add(&up, &skip);
+        case.check(&input, dims, &[&sum, &low], &format!("{channels} channels"));
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn convolutions_of_all_kinds() {
     // Size, stride, padding: the nets' own, and ResNet50's stem and reductions.
     let windows = [(3, 1, 1), (1, 1, 0), (3, 2, 1), (1, 2, 0), (7, 2, 3), (3, 1, 0), (5, 1, 2), (2, 2, 0)];
@@ -152,6 +172,7 @@ fn convolutions_of_all_kinds() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn half_precision_weights_on_small_maps() {
     // More than 60 000 weights: kept in half precision; every number of rows and pixels of a tile.
     for (h, w) in [(1, 1), (1, 2), (2, 3), (3, 3), (4, 5), (6, 6), (5, 7), (7, 10), (12, 12), (13, 25)] {
@@ -162,6 +183,7 @@ fn half_precision_weights_on_small_maps() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn volumes() {
     for (seed, channels, dims) in
         [(1, 1, [5, 7, 9]), (2, 3, [1, 8, 8]), (3, 8, [4, 3, 17]), (4, 17, [3, 4, 5]), (5, 16, [2, 9, 1])]
@@ -182,9 +204,12 @@ fn volumes() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn pooling() {
     for (seed, channels) in ODD.into_iter().enumerate() {
-        for (size, stride, pad, ceil) in [(2, 2, 0, true), (2, 2, 0, false), (3, 2, 1, false), (3, 2, 1, true), (3, 1, 1, false)] {
+        for (size, stride, pad, ceil) in
+            [(2, 2, 0, true), (2, 2, 0, false), (3, 2, 1, false), (3, 2, 1, true), (3, 1, 1, false)]
+        {
             let mut pick = Noise(seed as u64 * 1000 + size as u64 + 1);
             let (h, w) = (pick.pick(&ODD).max(2), pick.pick(&ODD).max(2));
             let window = Window { ceil, ..Window::square(size, stride, pad) };
@@ -202,6 +227,7 @@ fn pooling() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn resizing() {
     for (seed, channels) in ODD.into_iter().enumerate() {
         let mut pick = Noise(seed as u64 * 77 + 5);
@@ -217,6 +243,7 @@ fn resizing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn normalizations_clips_and_sums_wherever_they_stand() {
     for (seed, channels) in ODD.into_iter().enumerate() {
         let mut pick = Noise(seed as u64 * 77 + 9);
@@ -244,6 +271,7 @@ fn normalizations_clips_and_sums_wherever_they_stand() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn vectors_and_global_pooling() {
     for (seed, (inputs, outputs)) in [(1, 1), (3, 17), (17, 9), (40, 1), (700, 33)].into_iter().enumerate() {
         for max in [false, true] {
@@ -267,6 +295,7 @@ fn vectors_and_global_pooling() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
 fn large_maps_are_the_same_in_strips() {
     // Larger than what is computed whole, so rows are kept in rings; odd widths; 8 and 16 channels; the skip waits for the way back.
     for (seed, channels, h, w) in [(1, 8, 97, 131), (2, 16, 83, 101), (3, 5, 140, 75)] {

@@ -96,7 +96,9 @@ impl Conv {
         };
         let panels = match weights {
             Weights::Half(bytes) if !pairs && weights.len() >= HALF_MIN => {
-                Panels::Half(packed(blocks, panel_len, |b, at| place(b, at).map_or(0, |i| Weights::half(bytes, i))))
+                Panels::Half(packed(blocks, panel_len, |b, at| {
+                    place(b, at).map_or(0, |i| Weights::half(bytes, i))
+                }))
             }
             Weights::Half(bytes) => Panels::Full(packed(blocks, panel_len, |b, at| {
                 place(b, at).map_or(0.0, |i| super::onnx::widen(Weights::half(bytes, i)))
@@ -241,7 +243,10 @@ impl Conv {
     fn check(&self, from: &From<'_>, ends: &Ends<'_>, segment: &Segment, shape: &Shape) {
         let layout = from.layout;
         let window = &self.window;
-        assert!(layout.channels == self.inputs && layout.len() <= from.values.len(), "input of a convolution");
+        assert!(
+            layout.channels == self.inputs && layout.len() <= from.values.len(),
+            "input of a convolution"
+        );
         assert!(window.before[2] <= layout.left, "left margin of a convolution");
         let last = segment.input_at
             + ((segment.len - 1) * window.stride[2] + window.size[2] - 1) * LANES

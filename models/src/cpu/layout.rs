@@ -86,7 +86,8 @@ impl Layout {
     #[inline]
     pub(super) fn at(&self, channel: usize, x: usize) -> usize {
         // Constant divisors are shifts.
-        let (block, channel) = if self.pairs { (channel / 8, channel % 8) } else { (channel / 16, channel % 16) };
+        let (block, channel) =
+            if self.pairs { (channel / 8, channel % 8) } else { (channel / 16, channel % 16) };
         let (pixel, lane) = if x < self.width() { (x, 0) } else { (x - self.width(), 1) };
         block * self.block_step() + pixel * LANES + channel * self.channel_step() + lane
     }
@@ -95,7 +96,9 @@ impl Layout {
     pub(super) fn channel<'a>(&self, row: &'a [f32], channel: usize) -> impl Iterator<Item = f32> + use<'a> {
         let (left, right) = (self.at(channel, 0), self.at(channel, 0) + 1);
         let (width, odd) = (self.width(), self.dims[2] - self.width());
-        let column = move |from: usize, len: usize| row[from.min(row.len())..].iter().step_by(LANES).take(len).copied();
+        let column = move |from: usize, len: usize| {
+            row[from.min(row.len())..].iter().step_by(LANES).take(len).copied()
+        };
         // Without pairs, `odd` is 0.
         column(left, width).chain(column(right, odd))
     }

@@ -7,13 +7,14 @@
 //! core's cache.
 //!
 //! ```text
-//! file ─ onnx ─▶ nodes ─ graph ─▶ fused layers ─ conv ─▶ packed weights ┐
+//! file ─ onnx ─▶ nodes ─ fuse ──▶ fused layers ─ conv ─▶ packed weights ┐
 //!                                      └─ plan (once a size) ─▶ steps ──┴─ net ─▶ rows of the outputs
 //!                                                       tile, rows: the arithmetic, compiled by simd for each instruction set
 //! ```
 
 mod buffer;
 mod conv;
+mod fuse;
 mod graph;
 mod layout;
 mod net;
@@ -85,9 +86,8 @@ impl CpuBackend {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(slice) = crop.get(index) else { return Ok(pool) };
             let channels = self.slices.net.channels(self.slices.outputs[0]);
-            let pool = pool.get_or_insert_with(|| {
-                PyramidPool::new(channels, slice.rows(), slice.columns(), crop.len())
-            });
+            let pool = pool
+                .get_or_insert_with(|| PyramidPool::new(channels, slice.rows(), slice.columns(), crop.len()));
             let mut lesions = self.lanes.with(|lane| self.slice(slice, index, pool, lane))?;
             sigmoid(&mut lesions, self.slices.name)?;
             emit(index, &lesions);
@@ -130,9 +130,7 @@ impl Backend for CpuBackend {
 
     fn lungs(&self, slice: Plane<'_>) -> Result<Vec<f32>, EngineError> {
         let mut lungs = Vec::with_capacity(slice.rows() * slice.columns());
-        self.lanes.with(|lane| {
-            self.lungs.run(&slice, lane, &mut |row| lungs.extend(row.channel(0)))
-        })?;
+        self.lanes.with(|lane| self.lungs.run(&slice, lane, &mut |row| lungs.extend(row.channel(0))))?;
         check(self.lungs.name, lungs.len(), slice.rows() * slice.columns())?;
         sigmoid(&mut lungs, self.lungs.name)?;
         Ok(lungs)

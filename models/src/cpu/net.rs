@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::buffer::Aligned;
 use super::conv::{Conv, Ends, From, Into, by_lane};
+use super::fuse::{GraphError, fuse};
 use super::graph::{Graph, Layer, Op, ValueId};
 use super::layout::{LANES, Layout};
 use super::plan::{Plan, PlanError, Step, Vertical, reach, written};
-use super::rows::{Blend, Finish, Weighted};
+use super::rows::{Blend, Finish, SecondRow, Weighted};
 use super::simd::Kernels;
 use super::tile::Tap;
 
@@ -40,6 +41,9 @@ pub(super) struct Workspace {
     /// Time by layer, if asked for.
     pub(super) profile: Option<Vec<Duration>>,
 }
+
+/// Gives the values of a row of the input: (channel, row, where to put them).
+pub(super) type Input<'a> = &'a dyn Fn(usize, usize, &mut dyn FnMut(&[f32]));
 
 /// A row of an output, as soon as it is there.
 pub(super) struct Row<'a> {
@@ -71,7 +75,7 @@ pub(super) enum NetError {
     Onnx(#[from] super::onnx::OnnxError),
     /// The model has nodes that are not known.
     #[error(transparent)]
-    Graph(#[from] super::graph::GraphError),
+    Graph(#[from] GraphError),
 }
 
 impl Net {
@@ -89,7 +93,7 @@ impl Net {
     /// [`NetError`].
     pub(super) fn new(bytes: &[u8], kernels: Kernels) -> Result<Self, NetError> {
         let model = super::onnx::read(bytes)?;
-        let (graph, mut weights) = Graph::fuse(&model)?;
+        let (graph, mut weights) = fuse(&model)?;
         let pairs = can_pair(&graph);
         let mut pack = |(index, layer): (usize, &Layer)| {
             let value = &graph.values[written(layer)];
@@ -151,13 +155,13 @@ impl Net {
         Ok(plan)
     }
 
-    /// Runs the network. `input` gives the values of a row of a channel: (channel, row, out); `take` gets the rows of the outputs, each output's
+    /// Runs the network. `take` gets the rows of the outputs, each output's
     /// in order. The result does not depend on the workspace.
     pub(super) fn run(
         &self,
         plan: &Plan,
         workspace: &mut Workspace,
-        input: &dyn Fn(usize, usize, &mut dyn FnMut(&[f32])),
+        input: Input<'_>,
         take: &mut dyn FnMut(Row<'_>),
     ) {
         workspace.fit(plan);
@@ -192,7 +196,9 @@ impl Net {
                 let work = conv.as_ref().map_or(0, |conv| conv.work(to.channels));
                 let [d, h, w] = to.dims;
                 let kind = match layer.op {
-                    Op::Conv(ref f) => format!("conv {}x{} {}->{}", f.window.size[1], f.window.size[2], f.inputs, f.outputs),
+                    Op::Conv(ref f) => {
+                        format!("conv {}x{} {}->{}", f.window.size[1], f.window.size[2], f.inputs, f.outputs)
+                    }
                     Op::MaxPool(_) => "pool".to_owned(),
                     Op::Resize(_) => "resize".to_owned(),
                     _ => "other".to_owned(),
@@ -204,13 +210,7 @@ impl Net {
         all
     }
 
-    fn read(
-        &self,
-        plan: &Plan,
-        workspace: &mut Workspace,
-        step: &Step,
-        input: &dyn Fn(usize, usize, &mut dyn FnMut(&[f32])),
-    ) {
+    fn read(&self, plan: &Plan, workspace: &mut Workspace, step: &Step, input: Input<'_>) {
         let Some(place) = &plan.places[0] else { return };
         let layout = &place.layout;
         let buffer = workspace.buffers[place.buffer].values_mut();
@@ -228,7 +228,9 @@ impl Net {
     fn give(&self, plan: &Plan, workspace: &Workspace, step: &Step, take: &mut dyn FnMut(Row<'_>)) {
         let writes = |value: ValueId| match step.layer.map(|layer| &self.graph.layers[layer]) {
             None => value == 0,
-            Some(layer) => layer.raw == Some(value) || layer.second.as_ref().is_some_and(|s| s.value == value),
+            Some(layer) => {
+                layer.raw == Some(value) || layer.second.as_ref().is_some_and(|s| s.value == value)
+            }
         };
         for (output, (_, value)) in self.graph.outputs.iter().enumerate() {
             let Some(place) = plan.places[*value].as_ref().filter(|_| writes(*value)) else { continue };
@@ -346,7 +348,13 @@ impl Rows<'_> {
             let values = &mut values.values_mut()[..len];
             match (&layer.op, &tables.horizontal) {
                 (Op::Concat(others), _) => {
-                    concat(std::iter::once(source).chain(others.iter().map(|&o| from(o))), to, block, row, values);
+                    concat(
+                        std::iter::once(source).chain(others.iter().map(|&o| from(o))),
+                        to,
+                        block,
+                        row,
+                        values,
+                    );
                 }
                 (Op::GlobalPool { max }, _) => global_pool(source, block, *max, values),
                 (_, Some(horizontal)) => {
@@ -417,8 +425,11 @@ fn finish(kernels: &Kernels, ends: &mut Ends<'_>, values: &[f32], block: usize, 
         residual: ends.residual.as_ref().map(|r| &r.values[at(r.layout)..]),
         relu: ends.relu,
         raw: ends.raw.as_mut().map(|to| &mut to.values[at(to.layout)..]),
-        second: ends.second.as_mut().map(|(to, scale, shift, clip)| {
-            (&mut to.values[at(to.layout)..], &scale[lanes.clone()], &shift[lanes.clone()], *clip)
+        second: ends.second.as_mut().map(|(to, scale, shift, relu)| SecondRow {
+            to: &mut to.values[at(to.layout)..],
+            scale: &scale[lanes.clone()],
+            shift: &shift[lanes.clone()],
+            relu: *relu,
         }),
     };
     // SAFETY: the kernels are this processor's.

@@ -122,9 +122,9 @@ impl Tensor<'_> {
     /// The values as single precision; `None` for integers.
     pub(super) fn floats(&self) -> Option<Vec<f32>> {
         match self.kind {
-            Kind::F32 => {
-                Some(self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-            }
+            Kind::F32 => Some(
+                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            ),
             Kind::F16 => {
                 Some(self.bytes.chunks_exact(2).map(|b| widen(u16::from_le_bytes([b[0], b[1]]))).collect())
             }

@@ -164,7 +164,9 @@ fn layouts(graph: &Graph, pairs: bool, input: [usize; 3]) -> Result<Vec<Layout>,
             Op::MaxPool(window) => [0, 1, 2].map(|axis| window.output(axis, from[axis])),
             Op::Resize(Size::Like(value)) => all[*value].dims,
             Op::Resize(Size::Fixed(dims)) => *dims,
-            Op::Resize(Size::Scales(scales)) => [0, 1, 2].map(|a| (from[a] as f32 * scales[a]).floor() as usize),
+            Op::Resize(Size::Scales(scales)) => {
+                [0, 1, 2].map(|a| (from[a] as f32 * scales[a]).floor() as usize)
+            }
             Op::Copy | Op::Concat(_) => from,
             Op::GlobalPool { .. } => [1; 3],
         };
@@ -292,7 +294,8 @@ impl<'a> Schedule<'a> {
             layer.map_or_else(|| vec![0], |layer| outputs(&self.graph.layers[layer]).collect());
         for &value in &writes {
             let kept = self.readers[value].iter().filter_map(|&reader| {
-                let (done, all) = (self.done[reader], self.layouts[written(&self.graph.layers[reader])].rows());
+                let (done, all) =
+                    (self.done[reader], self.layouts[written(&self.graph.layers[reader])].rows());
                 (done < all).then(|| self.needs(reader, value, done..done + 1).start)
             });
             let first = kept.min().unwrap_or(rows.start).min(rows.start);
@@ -366,6 +369,7 @@ fn place(layouts: Vec<Layout>, lives: &[Option<Range<usize>>]) -> (Vec<Option<Pl
         at[value] = buffer;
     }
     let places = layouts.into_iter().enumerate();
-    let places = places.map(|(v, layout)| lives[v].is_some().then_some(Place { buffer: at[v], layout })).collect();
+    let places =
+        places.map(|(v, layout)| lives[v].is_some().then_some(Place { buffer: at[v], layout })).collect();
     (places, buffers.into_iter().map(|(size, _)| size).collect())
 }

@@ -56,7 +56,11 @@ impl Probe {
         let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
         let voxels: usize = dims.iter().product();
         if input.len() != voxels * self.net.input_channels() {
-            return Err(format!("{} values for {} channels of {dims:?}", input.len(), self.net.input_channels()));
+            return Err(format!(
+                "{} values for {} channels of {dims:?}",
+                input.len(),
+                self.net.input_channels()
+            ));
         }
         let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); self.net.outputs()];
         let read = |channel: usize, row: usize, out: &mut dyn FnMut(&[f32])| {
@@ -78,7 +82,12 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Probe::run`].
-    pub fn profile(&mut self, input: &[f32], dims: [usize; 3], rounds: u32) -> Result<Vec<LayerTime>, String> {
+    pub fn profile(
+        &mut self,
+        input: &[f32],
+        dims: [usize; 3],
+        rounds: u32,
+    ) -> Result<Vec<LayerTime>, String> {
         let mut least: Vec<LayerTime> = Vec::new();
         for _ in 0..rounds {
             self.workspace.profile = Some(Vec::new());
@@ -86,7 +95,8 @@ impl Probe {
             let times = self.workspace.profile.take().unwrap_or_default();
             run?;
             let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
-            for (at, (layer, time, multiply_adds)) in self.net.profile(&plan, &times).into_iter().enumerate() {
+            for (at, (layer, time, multiply_adds)) in self.net.profile(&plan, &times).into_iter().enumerate()
+            {
                 let seconds = time.as_secs_f64();
                 match least.get_mut(at) {
                     Some(known) => known.seconds = known.seconds.min(seconds),

@@ -49,8 +49,20 @@ pub(super) struct Finish<'a> {
     pub(super) relu: bool,
     /// First output.
     pub(super) raw: Option<&'a mut [f32]>,
-    /// Second output, scale and shift by lane, clip at 0.
-    pub(super) second: Option<(&'a mut [f32], &'a [f32], &'a [f32], bool)>,
+    /// Second output.
+    pub(super) second: Option<SecondRow<'a>>,
+}
+
+/// A second output of one block of one row.
+pub(super) struct SecondRow<'a> {
+    /// Where it goes.
+    pub(super) to: &'a mut [f32],
+    /// By lane.
+    pub(super) scale: &'a [f32],
+    /// By lane.
+    pub(super) shift: &'a [f32],
+    /// Clip at 0.
+    pub(super) relu: bool,
 }
 
 /// Runs a [`Blend`].
@@ -156,7 +168,7 @@ pub(super) fn finish(args: &mut Finish<'_>) {
         if let Some(raw) = &mut args.raw {
             raw[at.clone()].copy_from_slice(&value);
         }
-        if let Some((to, scale, shift, clip)) = &mut args.second {
+        if let Some(SecondRow { to, scale, shift, relu: clip }) = &mut args.second {
             let (scale, shift) = (&scale[..LANES], &shift[..LANES]);
             let scaled: [f32; LANES] = std::array::from_fn(|c| value[c] * scale[c] + shift[c]);
             to[at].copy_from_slice(&if *clip { scaled.map(relu) } else { scaled });

@@ -5,6 +5,8 @@
 //! Each input value is read once and used for every horizontal position of the kernel: with 12 pixels and a width of 3, 17 loads serve 36
 //! multiply-adds, so the multipliers are the bound, not the loads.
 
+#![expect(clippy::needless_range_loop, reason = "constant bounds and indices keep the sums in registers")]
+
 use super::simd::Isa;
 
 /// Most output rows of a tile.

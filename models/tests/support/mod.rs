@@ -297,7 +297,10 @@ impl Map {
         Self::empty(self.channels, [1; 3]).fill(|c, _| {
             let (values, weight) = (&self.values[c * size..][..size], &self.weight[c * size..][..size]);
             if max {
-                (values.iter().copied().fold(f64::NEG_INFINITY, f64::max), weight.iter().copied().fold(0.0, f64::max))
+                (
+                    values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                    weight.iter().copied().fold(0.0, f64::max),
+                )
             } else {
                 (values.iter().sum::<f64>() / size as f64, weight.iter().sum::<f64>() / size as f64)
             }
@@ -307,10 +310,14 @@ impl Map {
     /// Fails where `got` is further away than rounding explains.
     pub fn check(&self, got: &[f32], what: &str) {
         assert_eq!(got.len(), self.values.len(), "{what}: number of values");
-        for (at, (&got, (&want, &weight))) in got.iter().zip(self.values.iter().zip(&self.weight)).enumerate() {
+        for (at, (&got, (&want, &weight))) in got.iter().zip(self.values.iter().zip(&self.weight)).enumerate()
+        {
             let error = (f64::from(got) - want).abs();
             // 16 units in the last place of the magnitudes that were added.
-            assert!(error <= weight * 2e-6 + 1e-30, "{what}: value {at} is {got}, not {want} (error {error:e})");
+            assert!(
+                error <= weight * 2e-6 + 1e-30,
+                "{what}: value {at} is {got}, not {want} (error {error:e})"
+            );
         }
     }
 }

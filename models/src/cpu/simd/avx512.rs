@@ -65,9 +65,7 @@ impl Isa for Avx512 {
     unsafe fn splat_pair(values: &[f32], at: usize) -> __m512 {
         debug_assert!(at + 2 <= values.len());
         // SAFETY: the caller's promise; the read of both values at once needs no alignment.
-        unsafe {
-            _mm512_castpd_ps(_mm512_set1_pd(values.as_ptr().add(at).cast::<f64>().read_unaligned()))
-        }
+        unsafe { _mm512_castpd_ps(_mm512_set1_pd(values.as_ptr().add(at).cast::<f64>().read_unaligned())) }
     }
 
     #[inline(always)]

@@ -110,7 +110,8 @@ pub(super) struct Kernels {
 /// The kernels that this processor can run, best first; never empty.
 pub(super) fn available() -> Vec<Kernels> {
     let mut all = Vec::new();
-    #[cfg(target_arch = "x86_64")]
+    // Miri runs the portable twin of the kernels.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         if is_x86_feature_detected!("avx512f") {
             all.push(avx512::KERNELS);
@@ -122,7 +123,7 @@ pub(super) fn available() -> Vec<Kernels> {
             all.push(avx2::KERNELS);
         }
     }
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
     if std::arch::is_aarch64_feature_detected!("neon") {
         all.push(neon::KERNELS);
     }
@@ -146,7 +147,7 @@ macro_rules! tile_table {
 
         fn pick(shape: $crate::cpu::simd::Shape) -> Option<$crate::cpu::simd::TileFn> {
             use $crate::cpu::simd::{Shape, Source, TileFn};
-            use $crate::cpu::tile::{Full, Half, Pair, Plain, Two, Weight, Read};
+            use $crate::cpu::tile::{Full, Half, Pair, Plain, Read, Two, Weight};
             fn one_row<S: Read, W: Weight, const K: usize>(pixels: usize) -> Option<TileFn> {
                 Some(match pixels {
                     1 => tile::<S, W, K, 1, 1>,
