@@ -84,7 +84,7 @@ fn compare(path: &Path, [rows, columns]: [usize; 2]) {
 }
 
 /// A network on rten, on one thread.
-fn by_rten(path: &Path, [rows, columns]: [usize; 2]) -> impl Fn(&[f32]) -> Vec<Vec<f32>> {
+fn by_rten(path: &Path, [rows, columns]: [usize; 2]) -> impl Fn(&[f32]) -> Vec<Vec<f32>> + use<> {
     let bytes = std::fs::read(path).unwrap();
     let model = ModelOptions::with_all_ops().prepack_weights(true).load(bytes).unwrap();
     let pool = Arc::new(ThreadPool::with_num_threads(1));
