@@ -120,19 +120,30 @@ impl LabelVolume {
         let work: Vec<_> = self.voxels.chunks_exact_mut(size).zip(&mut counts).map(Mutex::new).collect();
         parallel(threads, 0..work.len(), |slice| {
             let mut guard = work[slice].lock().unwrap_or_else(PoisonError::into_inner);
-            let (labels, counts) = &mut *guard;
+            let (labels, slice_counts) = &mut *guard;
+            // Counted here: neighbours in the list share cache lines with another thread's slices.
+            let mut counts = Counts::default();
             for (row, labels) in labels.chunks_exact_mut(columns).enumerate() {
                 if labels.iter().fold(0, |all, label| all | label) & Self::LUNGS == 0 {
                     continue;
                 }
-                for (column, label) in labels.iter_mut().enumerate().filter(|(_, l)| **l & Self::LUNGS != 0) {
-                    let side = model.side([slice as f64, row as f64, column as f64]);
-                    let bit = if side == Side::Right { Self::RIGHT_LUNG } else { Self::LEFT_LUNG };
-                    *label = *label & Self::LESION | bit;
-                    *counts.lung.get_mut(side) += 1;
-                    *counts.lesion.get_mut(side) += u64::from(*label & Self::LESION != 0);
+                // Along a row the side changes once, from right to left: the difference of the distances is linear.
+                let is_right = |column: f64| model.side([slice as f64, row as f64, column]) == Side::Right;
+                let (mut first, mut end) = (0, columns);
+                while first < end {
+                    let middle = first.midpoint(end);
+                    if is_right(middle as f64) { first = middle + 1 } else { end = middle }
+                }
+                let (right, left) = labels.split_at_mut(first);
+                for (side, bit, labels) in
+                    [(Side::Right, Self::RIGHT_LUNG, right), (Side::Left, Self::LEFT_LUNG, left)]
+                {
+                    let (lung, lesion) = mark_side(labels, bit);
+                    *counts.lung.get_mut(side) += u64::from(lung);
+                    *counts.lesion.get_mut(side) += u64::from(lesion);
                 }
             }
+            **slice_counts = counts;
         });
         drop(work);
         let mut sum = Counts::default();
@@ -144,6 +155,19 @@ impl LabelVolume {
         }
         sum
     }
+}
+
+/// Gives the lung voxels of a part of a row their side's bit; counts them, and the lesions among them.
+fn mark_side(labels: &mut [u8], bit: u8) -> (u32, u32) {
+    let (mut lung, mut lesion) = (0, 0);
+    for label in labels {
+        let is_lung = *label & LabelVolume::LUNGS != 0;
+        let is_lesion = is_lung && *label & LabelVolume::LESION != 0;
+        *label = if is_lung { *label & LabelVolume::LESION | bit } else { *label };
+        lung += u32::from(is_lung);
+        lesion += u32::from(is_lesion);
+    }
+    (lung, lesion)
 }
 
 /// Calls `work` for every index of `range`, each once, on up to `threads` threads.
