@@ -95,7 +95,7 @@ impl LabelVolume {
             if labels.iter().fold(0, |all, label| all | label) & Self::LUNGS == 0 {
                 continue;
             }
-            for (column, label) in labels.iter().enumerate().filter(|(_, label)| **label & Self::LUNGS != 0) {
+            for (column, _) in labels.iter().enumerate().filter(|(_, label)| **label & Self::LUNGS != 0) {
                 if left[column] == 0 {
                     points.push((next[column], [slice as f64, row as f64, column as f64]));
                     next[column] += step;

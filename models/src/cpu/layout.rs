@@ -92,15 +92,13 @@ impl Layout {
         block * self.block_step() + pixel * LANES + channel * self.channel_step() + lane
     }
 
-    /// The values of a channel, left to right; `row` starts with its first pixel.
-    pub(super) fn channel<'a>(&self, row: &'a [f32], channel: usize) -> impl Iterator<Item = f32> + use<'a> {
-        let (left, right) = (self.at(channel, 0), self.at(channel, 0) + 1);
-        let (width, odd) = (self.width(), self.dims[2] - self.width());
-        let column = move |from: usize, len: usize| {
-            row[from.min(row.len())..].iter().step_by(LANES).take(len).copied()
-        };
-        // Without pairs, `odd` is 0.
-        column(left, width).chain(column(right, odd))
+    /// Reads the values of a channel, left to right; `row` starts with its first pixel.
+    pub(super) fn get_channel(&self, row: &[f32], channel: usize, out: &mut [f32]) {
+        let first = self.at(channel, 0);
+        // Without pairs, nothing is to the right.
+        let (left, right) = out.split_at_mut(self.width());
+        left.iter_mut().zip(row[first..].iter().step_by(LANES)).for_each(|(to, v)| *to = *v);
+        right.iter_mut().zip(row[first + 1..].iter().step_by(LANES)).for_each(|(to, v)| *to = *v);
     }
 
     /// Writes the values of a channel, left to right; `row` starts with its first pixel.

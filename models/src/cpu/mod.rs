@@ -112,7 +112,7 @@ impl CpuBackend {
                 finite &= row.values.iter().fold(true, |all, value| all & value.is_finite());
                 pooled.push(row.values, |channel, column| row.layout.at(channel, column));
             } else {
-                lesions.extend(row.channel(0));
+                row.append(0, &mut lesions);
             }
         })?;
         if !finite {
@@ -130,7 +130,7 @@ impl Backend for CpuBackend {
 
     fn lungs(&self, slice: Plane<'_>) -> Result<Vec<f32>, EngineError> {
         let mut lungs = Vec::with_capacity(slice.rows() * slice.columns());
-        self.lanes.with(|lane| self.lungs.run(&slice, lane, &mut |row| lungs.extend(row.channel(0))))?;
+        self.lanes.with(|lane| self.lungs.run(&slice, lane, &mut |row| row.append(0, &mut lungs)))?;
         check(self.lungs.name, lungs.len(), slice.rows() * slice.columns())?;
         sigmoid(&mut lungs, self.lungs.name)?;
         Ok(lungs)
@@ -228,7 +228,7 @@ impl<const N: usize> Model<N> {
         let mut result = Vec::new();
         self.net.run(&plan, lane, &|channel, _, out| out(&values[channel..=channel]), &mut |row| {
             if row.output == self.outputs[0] {
-                result.extend((0..row.layout.channels).flat_map(|c| row.channel(c)));
+                (0..row.layout.channels).for_each(|channel| row.append(channel, &mut result));
             }
         });
         Ok(result)

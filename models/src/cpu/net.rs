@@ -57,10 +57,12 @@ pub(super) struct Row<'a> {
     pub(super) layout: &'a Layout,
 }
 
-impl<'a> Row<'a> {
-    /// The values of a channel, left to right.
-    pub(super) fn channel(&self, channel: usize) -> impl Iterator<Item = f32> + use<'a> {
-        self.layout.channel(self.values, channel)
+impl Row<'_> {
+    /// Appends the values of a channel, left to right.
+    pub(super) fn append(&self, channel: usize, out: &mut Vec<f32>) {
+        let len = out.len();
+        out.resize(len + self.layout.dims[2], 0.0);
+        self.layout.get_channel(self.values, channel, &mut out[len..]);
     }
 }
 

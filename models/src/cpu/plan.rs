@@ -17,8 +17,9 @@ use super::simd::Kernels;
 
 /// Maps of at most this size are computed whole: a few of them fit a core's cache of 1 MiB.
 const WHOLE_BYTES: usize = 192 << 10;
-/// Size of a strip of larger ones: a layer's input and output fit the first-level cache, or nearly.
-const STRIP_BYTES: usize = 16 << 10;
+/// Size of a strip of larger ones: a few rows, so that a layer finds its input in the cache, and tiles of several rows fit. From 16 to 100 KiB
+/// the time is the same within 5 %.
+const STRIP_BYTES: usize = 36 << 10;
 /// Most values of a map: a bound against files that would ask for all memory (160³ voxels × 64 channels are 2²⁸).
 const VALUES_MAX: usize = 1 << 30;
 

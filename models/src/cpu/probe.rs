@@ -72,7 +72,7 @@ impl Probe {
             out.resize(channels * rows * width, 0.0);
             for c in 0..channels {
                 let out = &mut out[(c * rows + row.row) * width..][..width];
-                out.iter_mut().zip(row.channel(c)).for_each(|(out, value)| *out = value);
+                row.layout.get_channel(row.values, c, out);
             }
         });
         Ok(outputs)
