@@ -1,6 +1,6 @@
 """One slice through the zoo's nets on one thread: our engine, onnxruntime, OpenVINO (if installed) and rten, interleaved.
 
-    cargo bench -p engine --no-run            # prints the path of the benchmark
+    cargo bench -p engine --bench slice --no-run    # prints the path of the benchmark
     python slice.py PATH_OF_THE_BENCHMARK [ROUNDS]
 
 Same ONNX, same input, one thread each, every engine in a process of its own; in each round every engine runs some slices, one engine after

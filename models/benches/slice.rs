@@ -1,10 +1,10 @@
 //! One slice through a network, on one thread: our engine on every instruction set that the processor has, against `rten`, interleaved.
 //!
-//! `cargo bench -p engine -- [MODEL ROWS COLUMNS]`; without a model the zoo's lung net at 180 × 180 and its multitask net at 110 × 150.
+//! `cargo bench -p engine --bench slice -- [MODEL ROWS COLUMNS]`; without a model the zoo's lung net at 180 × 180 and its multitask net at 110 × 150.
 //! Prints CPU time a slice (median), the largest difference of an output, and each layer's share of the peak of multiply-adds that this core
 //! reaches just then.
 //!
-//! `-- --serve ENGINE MODEL ROWS COLUMNS` (ENGINE: `ours`, `rten`) is one engine for `slice.py` beside this file, which adds onnxruntime and
+//! `--serve ENGINE MODEL ROWS COLUMNS` (ENGINE: `ours`, `rten`) is one engine for `slice.py` beside this file, which adds onnxruntime and
 //! OpenVINO: for each number read it runs so many slices and answers with their mean CPU time in ms.
 #![allow(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
 

@@ -16,6 +16,7 @@ mod buffer;
 mod conv;
 mod fuse;
 mod graph;
+mod layers;
 mod layout;
 mod net;
 mod onnx;
