@@ -1,37 +1,42 @@
 //! The appliance: wires intake, assembler, pipeline, database and outbox, and owns their threads.
 //!
 //! ```text
-//! associations ──Event──▶ assembler ──Job──▶ evaluator ──one transaction──▶ database ──▶ outbox, one thread a destination
+//! associations ──Event──▶ assembler ──Job, most urgent first──▶ evaluator ──one transaction──▶ database ──▶ outbox, one thread a destination
 //!      └────spool────────────┴──prepare──▶ pipeline workers
 //! ```
 //! A panic in one of these threads aborts the process, and the service manager restarts it: better than a box that
 //! answers C-ECHO and evaluates nothing.
+mod assembler;
+mod services;
+
 use crate::config::{self, Config};
-use crate::database::{Database, Reception, ResultRow, StudyKey};
+use crate::database::{Database, Reception};
 use crate::instance::Instance;
-use crate::intake::assembler::{Assembly, Completed, QuietTimes};
+use crate::intake::assembler::{Completed, QuietTimes};
 use crate::intake::spool::Spool;
-use crate::intake::{Event, Intake, now_ms};
+use crate::intake::{Intake, now_ms};
 use crate::janitor::{self, Janitor};
-use crate::outbox::{self, Delivered};
+use crate::outbox;
 use crate::pipeline::{Finished, Pipeline, Progress};
-use crate::report;
+use crate::queue::Queue;
+use crate::worklist::Urgencies;
+use crate::{report, tls};
 use anyhow::Context;
+use assembler::AssemblerDriver;
 use engine::{Analyzer, Choice, Zoo};
 use log::{error, info, warn};
-use std::collections::HashMap;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use study::{InputRange, NotEvaluated, Outcome, StudyUid, Verdict};
+use study::{NotEvaluated, Outcome, StudyUid, Verdict};
 
 /// Evaluations that may begin before a study is given up: one that ends the process each time must not do so for ever.
 const ATTEMPTS_MAX: u32 = 3;
-/// Longest wait of the assembler: bounds the time until it sees that it should end.
-const ASSEMBLER_WAIT: Duration = Duration::from_secs(1);
+/// How long the outbox may take to finish what is under way when the appliance stops.
+const OUTBOX_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the appliance tells whoever watches it.
 pub enum Notice {
@@ -39,10 +44,12 @@ pub enum Notice {
     Complete(StudyUid, Completed, usize),
     /// The evaluation goes on.
     Progress(Progress),
-    /// A study has an outcome.
-    Outcome(Box<Outcome>),
-    /// A result was accepted.
-    Delivered(Delivered),
+    /// The evaluation has its answer; the results are made now.
+    Verdict,
+    /// A study has an outcome, and so many results are on their way: each to each of its destinations.
+    Outcome(Box<Outcome>, usize),
+    /// The destination of this name accepted a result.
+    Delivered(String),
 }
 
 /// A complete study on its way to the evaluator.
@@ -53,18 +60,31 @@ struct Job {
     completed: Completed,
     /// When its last instance arrived, if since the start.
     last_arrival: Option<Instant>,
+    /// Since when it waits.
+    since: Instant,
+}
+
+/// The addresses that an appliance listens on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Listening {
+    /// Without encryption.
+    pub plain: Option<SocketAddr>,
+    /// With TLS.
+    pub tls: Option<SocketAddr>,
 }
 
 /// A running appliance.
 pub struct Appliance {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens: without encryption, with TLS.
+    pub listening: Listening,
     intake: Arc<Intake>,
     threads: Vec<JoinHandle<()>>,
+    /// Those that call peers: the outbox, the reports of storage commitment, the worklist.
+    outbox: Vec<JoinHandle<()>>,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     stop_janitor: Sender<()>,
-    /// Released when the appliance is gone.
-    _lock: File,
+    /// Released when the appliance is gone, and its outbox, which may outlive it.
+    _lock: Arc<File>,
 }
 
 /// Two daemons on one storage would evaluate and deliver everything twice.
@@ -73,6 +93,12 @@ fn lock(dir: &std::path::Path) -> anyhow::Result<File> {
     let file = File::create(&path).with_context(|| path.display().to_string())?;
     file.try_lock().with_context(|| format!("storage.dir {} is in use by another triaged", dir.display()))?;
     Ok(file)
+}
+
+fn listener(name: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let bind =
+        |address| TcpListener::bind(address).with_context(|| format!("cannot listen on {name} {address}"));
+    address.map(bind).transpose()
 }
 
 /// Loads the networks that the configuration names.
@@ -99,34 +125,42 @@ impl Appliance {
         let pipeline = Pipeline::new(analyzer, config.policy, threads)?;
         std::fs::create_dir_all(&config.storage.dir)
             .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;
-        let lock = lock(&config.storage.dir)?;
+        let lock = Arc::new(lock(&config.storage.dir)?);
+        let tls = config.tls.as_ref().map(tls::Identity::load).transpose()?;
         let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
         let spool = Arc::new(Spool::open(&config.storage.dir.join("spool"), config.storage.min_free_mib)?);
-        let listener = TcpListener::bind(config.dicom.listen)
-            .with_context(|| format!("cannot listen on dicom.listen {}", config.dicom.listen))?;
-        let address = listener.local_addr()?;
+        let plain = listener("dicom.listen", config.dicom.listen)?;
+        let encrypted = listener("dicom.listen_tls", config.dicom.listen_tls)?;
 
         let (events, assembler_events) = mpsc::sync_channel(crate::limits::EVENTS_MAX);
         let intake = Intake::new(config.clone(), Arc::clone(&spool), Arc::clone(&database), events);
-        let destinations: Vec<String> = config.destinations.iter().map(|d| d.name.clone()).collect();
+        let destinations: Vec<String> = config.destinations.iter().map(|d| d.name().to_owned()).collect();
         for (name, waiting) in database.waiting_for_others(&destinations)? {
             warn!("{waiting} results wait for {name}, which is no [[destination]]: nobody delivers them");
         }
         let mut threads = Vec::new();
         let wakes = Arc::new(Mutex::new(Vec::new()));
-        threads.extend(start_outbox(config, &database, &wakes, &notices)?);
+        let sender = outbox::Sender {
+            calling: config.dicom.ae_title.parse()?,
+            tls: tls.as_ref().map(|tls| Arc::clone(&tls.client)),
+        };
+        let mut outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &notices)?;
 
-        let (jobs, evaluator_jobs) = mpsc::channel();
+        let jobs = Arc::new(Queue::default());
+        let (urgencies, asking) = services::ask(config, tls.as_ref())?;
+        outbox.extend(asking);
         let evaluator = Evaluator {
             database: Arc::clone(&database),
             pipeline: Arc::clone(&pipeline),
             intake: Arc::clone(&intake),
-            destinations: destinations.clone(),
-            station: config.dicom.ae_title.clone(),
+            jobs: Arc::clone(&jobs),
+            urgencies: urgencies.clone(),
+            config: config.clone(),
+            installation: database.installation()?,
             wakes: Arc::clone(&wakes),
             notices: notices.clone(),
         };
-        threads.push(critical("evaluator", move || evaluator.run(&evaluator_jobs))?);
+        threads.push(critical("evaluator", move || evaluator.run())?);
         let driver = AssemblerDriver {
             range: pipeline.input_range(),
             quiet: QuietTimes {
@@ -138,29 +172,47 @@ impl Appliance {
             intake: Arc::clone(&intake),
             pipeline,
             jobs,
-            assemblies: HashMap::new(),
+            urgencies,
+            assemblies: Default::default(),
         };
         threads.push(critical("assembler", move || driver.run(&assembler_events))?);
         janitor::remove_leftovers(&database, &spool)?;
         intake.recover()?;
+        outbox.extend(services::report(config, tls.as_ref(), &database, &spool, &intake, &lock)?);
         let (stop_janitor, janitor_stop) = mpsc::channel();
         let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
         let janitor = Janitor::new(database, spool, keep_ms, destinations);
         threads.push(critical("janitor", move || janitor.run(&janitor_stop))?);
-        let listening = Arc::clone(&intake);
-        threads.push(critical("listener", move || Ok(listening.listen(&listener)?))?);
-        info!("listening as {} on {address}", config.dicom.ae_title);
-        Ok(Self { address, intake, threads, wakes, stop_janitor, _lock: lock })
+        let mut listening = Listening::default();
+        if let Some(listener) = plain {
+            let (address, intake) = (listener.local_addr()?, Arc::clone(&intake));
+            threads.push(critical("listener", move || Ok(intake.listen(&listener, None)?))?);
+            info!("listening as {} on {address}", config.dicom.ae_title);
+            listening.plain = Some(address);
+        }
+        if let (Some(listener), Some(tls)) = (encrypted, tls) {
+            let (address, intake) = (listener.local_addr()?, Arc::clone(&intake));
+            threads.push(critical("listener", move || Ok(intake.listen(&listener, Some(&tls.server))?))?);
+            info!("listening as {} on {address} with TLS", config.dicom.ae_title);
+            listening.tls = Some(address);
+        }
+        Ok(Self { listening, intake, threads, outbox, wakes, stop_janitor, _lock: lock })
     }
 
     /// Stops accepting and ends every thread. What is unfinished is finished after the next start.
     pub fn stop(mut self) {
-        self.intake.stop(self.address);
+        let addresses: Vec<SocketAddr> = self.listening.plain.into_iter().chain(self.listening.tls).collect();
+        self.intake.stop(&addresses);
         drop(self.stop_janitor);
         self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         for thread in self.threads.drain(..) {
             // `critical` aborts on a panic, so there is none to report.
             let _ = thread.join();
+        }
+        // A peer that hangs must not hold up the end: what it has not answered waits in the database.
+        let patience = Instant::now() + OUTBOX_PATIENCE;
+        while self.outbox.iter().any(|thread| !thread.is_finished()) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -184,143 +236,29 @@ fn critical(
 
 fn start_outbox(
     config: &Config,
+    sender: &outbox::Sender,
     database: &Arc<Database>,
+    intake: &Intake,
+    lock: &Arc<File>,
     wakes: &Arc<Mutex<Vec<Sender<()>>>>,
     notices: &Sender<Notice>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for destination in config.destinations.clone() {
         let (wake, woken) = mpsc::channel();
-        wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wake);
+        wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wake.clone());
+        intake.wake_deliverer(destination.name(), wake);
         let (database, notices) = (Arc::clone(database), notices.clone());
-        let calling = config.dicom.ae_title.parse()?;
+        let (sender, lock) = (sender.clone(), Arc::clone(lock));
         threads.push(critical("outbox", move || {
             // Nobody may be watching.
             let tell = |delivered| drop(notices.send(Notice::Delivered(delivered)));
-            outbox::deliver(&database, &destination, &calling, &woken, &tell)
+            outbox::deliver(&database, &destination, &sender, &woken, &tell)?;
+            drop(lock);
+            Ok(())
         })?);
     }
     Ok(threads)
-}
-
-/// Runs the assembler: one thread owns every assembly.
-struct AssemblerDriver {
-    range: InputRange,
-    quiet: QuietTimes,
-    database: Arc<Database>,
-    spool: Arc<Spool>,
-    intake: Arc<Intake>,
-    pipeline: Arc<Pipeline>,
-    jobs: Sender<Job>,
-    assemblies: HashMap<StudyUid, (StudyKey, Assembly)>,
-}
-
-impl AssemblerDriver {
-    fn run(mut self, events: &Receiver<Event>) -> anyhow::Result<()> {
-        for key in self.database.unfinished()? {
-            self.reopen(key, Instant::now())?;
-        }
-        loop {
-            // Whatever still arrives is in the spool for the next start.
-            if self.intake.is_stopping() {
-                return Ok(());
-            }
-            let wait = self.complete()?;
-            self.intake.assembled(self.assemblies.values().map(|(_, a)| a.instances().len()).sum());
-            match events.recv_timeout(wait.min(ASSEMBLER_WAIT)) {
-                Ok(event) => self.take(event)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-        }
-    }
-
-    fn take(&mut self, event: Event) -> anyhow::Result<()> {
-        let now = Instant::now();
-        match event {
-            Event::Ended { association, released } => {
-                for (_, assembly) in self.assemblies.values_mut() {
-                    assembly.ended(association, released, now);
-                }
-            }
-            Event::Repeated { association, study } => {
-                if let Some((_, assembly)) = self.assemblies.get_mut(&study) {
-                    assembly.repeated(association, now);
-                }
-            }
-            Event::Unchanged { key, study } => {
-                if !self.assemblies.contains_key(&study) {
-                    self.reopen(key, now)?;
-                }
-                self.intake.taken(&study);
-                if !self.assemblies.contains_key(&study) {
-                    self.intake.nothing_came(&study, key)?;
-                }
-            }
-            Event::Arrived { association, key, instance } => {
-                let study = instance.header.study.clone();
-                if !self.assemblies.contains_key(&study) {
-                    // The first slice, or a late one: whatever the spool has belongs to it.
-                    self.reopen(key, now)?;
-                }
-                self.pipeline.prepare(Arc::clone(&instance));
-                let (_, assembly) =
-                    self.assemblies.entry(study.clone()).or_insert_with(|| (key, Assembly::new(now)));
-                assembly.arrived(instance, association, now);
-                self.intake.taken(&study);
-            }
-        }
-        Ok(())
-    }
-
-    /// Begins an assembly from what the spool has of a study.
-    fn reopen(&mut self, key: StudyKey, now: Instant) -> anyhow::Result<()> {
-        for path in self.spool.instances(key)? {
-            match Instance::read(&path) {
-                Ok(instance) => {
-                    let instance = Arc::new(instance);
-                    let study = instance.header.study.clone();
-                    let (_, assembly) =
-                        self.assemblies.entry(study).or_insert_with(|| (key, Assembly::new(now)));
-                    assembly.arrived(instance, None, now);
-                }
-                Err(error) => warn!("spooled instance can't be read: {error}"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands over every study that is complete; returns the time until the next may be.
-    fn complete(&mut self) -> anyhow::Result<Duration> {
-        let now = Instant::now();
-        let mut wait = ASSEMBLER_WAIT;
-        let mut complete = Vec::new();
-        for (study, (_, assembly)) in &mut self.assemblies {
-            match assembly.completed(now, self.quiet, &self.range) {
-                Ok(why) => complete.push((study.clone(), why)),
-                Err(due) => wait = wait.min(due.saturating_duration_since(now)),
-            }
-        }
-        for (study, completed) in complete {
-            let Some((key, _)) = self.assemblies.get(&study) else { continue };
-            // An instance that was acknowledged but has not come through the channel yet belongs to this revision.
-            let Some(reception) = self.intake.evaluation_begins(&study, *key)? else {
-                wait = Duration::ZERO;
-                continue;
-            };
-            let Some((_, assembly)) = self.assemblies.remove(&study) else { continue };
-            let instances: Vec<_> = assembly.instances().cloned().collect();
-            info!("study {study}: complete with {} instances ({completed:?})", instances.len());
-            let last_arrival = assembly.last_arrival();
-            self.intake.evaluation_waits(instances.len());
-            let job = Job { reception, study, instances, completed, last_arrival };
-            // The evaluator ends first, maybe: then the study is finished after the next start.
-            if self.jobs.send(job).is_err() && !self.intake.is_stopping() {
-                anyhow::bail!("the evaluator has stopped");
-            }
-        }
-        Ok(wait)
-    }
 }
 
 /// Evaluates complete studies, one after the other.
@@ -328,15 +266,18 @@ struct Evaluator {
     database: Arc<Database>,
     pipeline: Arc<Pipeline>,
     intake: Arc<Intake>,
-    destinations: Vec<String>,
-    station: String,
+    jobs: Arc<Queue<Job>>,
+    urgencies: Urgencies,
+    config: Config,
+    installation: String,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     notices: Sender<Notice>,
 }
 
 impl Evaluator {
-    fn run(&self, jobs: &Receiver<Job>) -> anyhow::Result<()> {
-        while let Ok(job) = jobs.recv() {
+    fn run(&self) -> anyhow::Result<()> {
+        while let Some(job) = self.jobs.take(|job| self.urgencies.of(&job.study, job.since.elapsed())) {
+            self.urgencies.forget(&job.study);
             // What is not evaluated now is after the next start.
             if self.intake.is_stopping() {
                 break;
@@ -372,8 +313,10 @@ impl Evaluator {
                     .send(Notice::Progress(progress));
             })
         };
+        self.tell(Notice::Verdict);
         let revision = self.database.next_revision(job.reception.key)?;
-        let mut results: Vec<ResultRow> = report::results(&finished, &job.instances, revision, &self.station);
+        let mut deliverables =
+            report::deliverables(&finished, &job.instances, revision, &self.config, &self.installation);
         if matches!(finished.outcome.verdict, Verdict::NotEvaluated(_))
             && self.database.earlier_evaluation_stands(job.reception.key)?
         {
@@ -381,21 +324,21 @@ impl Evaluator {
                 "study {} revision {revision}: an earlier evaluation, whose images were deleted, stands; no result is sent",
                 job.study
             );
-            results.clear();
+            deliverables.clear();
         }
         if let Some(arrival) = job.last_arrival {
             let ms = arrival.elapsed().as_secs_f64() * 1e3;
             finished.outcome.timings_ms.insert("last_slice_to_outcome".to_owned(), ms);
         }
-        let (outcome, to) = (&finished.outcome, &self.destinations);
-        self.database.finish(job.reception, revision, outcome, &results, to, now_ms())?;
+        self.database.finish(job.reception, revision, &finished.outcome, &deliverables, now_ms())?;
         let line = serde_json::to_string(&finished.outcome)?;
         info!("study {} revision {revision}: {line}", job.study);
         for wake in self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
             // A closed channel means that the appliance stops; the rows wait in the database.
             let _ = wake.send(());
         }
-        self.tell(Notice::Outcome(Box::new(finished.outcome)));
+        let deliveries = deliverables.iter().map(|d| d.destinations.len()).sum();
+        self.tell(Notice::Outcome(Box::new(finished.outcome), deliveries));
         Ok(())
     }
 

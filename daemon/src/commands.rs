@@ -1,7 +1,10 @@
 //! One module a command; each has `Args` (parsed by clap) and `run`.
 pub mod analyze;
 pub mod bench;
+pub mod conformance;
 pub mod demo;
+pub mod hospital;
+pub mod outbox;
 pub mod phantom;
 pub mod run;
 

@@ -2,6 +2,7 @@
 //!
 //! Parsed once at the start; past it, values are valid. Nothing leaves the box but to the destinations named here.
 use anyhow::{Context, bail};
+use results::Kind;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::net::SocketAddr;
@@ -26,9 +27,21 @@ pub struct Config {
     /// How the networks are run.
     #[serde(default)]
     pub engine: Engine,
+    /// What the results look like.
+    #[serde(default)]
+    pub results: ResultSettings,
+    /// Who we are over TLS, and whom we trust.
+    #[serde(default)]
+    pub tls: Option<Tls>,
     /// Who gets the results.
     #[serde(default, rename = "destination")]
     pub destinations: Vec<Destination>,
+    /// Scanners that we call back, with the answers to their storage commitment requests.
+    #[serde(default, rename = "scanner")]
+    pub scanners: Vec<Scanner>,
+    /// The modality worklist that is asked for priorities; never written to.
+    #[serde(default)]
+    pub worklist: Option<Worklist>,
 }
 
 /// The DICOM side of the box.
@@ -37,8 +50,12 @@ pub struct Config {
 pub struct Dicom {
     /// Our AE title; an association that calls another is rejected.
     pub ae_title: String,
-    /// Address and port to listen on.
-    pub listen: SocketAddr,
+    /// Address and port to listen on without encryption; left out where everybody must use TLS.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Address and port to listen on with TLS (PS3.15 section B.12; 2762 is registered for it). Needs `[tls]`.
+    #[serde(default)]
+    pub listen_tls: Option<SocketAddr>,
     /// Further called AE titles that are accepted.
     #[serde(default)]
     pub also_called: Vec<String>,
@@ -95,32 +112,218 @@ pub struct Engine {
     pub threads: Option<usize>,
 }
 
-/// A peer that gets every result.
+/// What the results look like.
+///
+/// Marks on lesions are a regulatory question, not one of taste: a triage device (in the United States, 21 CFR 892.2080)
+/// notifies, beside the standard of care, with a preview that is not marked and not for diagnosis; a lesion overlay on
+/// the technician's screen moved a comparable product to 892.2090, computer-assisted detection. So the outlines are off
+/// unless the site turns them on; a site that must not show any mark turns the colours of the picture off, too.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResultSettings {
+    /// Whether the coronal picture shows the affected share along each ray in colour.
+    pub picture_colours: bool,
+    /// Whether lesions are outlined on the axial slices.
+    pub lesion_outlines: bool,
+    /// How many of the most affected axial slices are sent to those who get `slices`.
+    pub slices: usize,
+    /// AE title of the archive from which the study's images can be retrieved: named in work items.
+    pub archive_ae_title: Option<String>,
+}
+
+impl Default for ResultSettings {
+    fn default() -> Self {
+        Self { picture_colours: true, lesion_outlines: false, slices: 6, archive_ae_title: None }
+    }
+}
+
+/// Certificates and keys in PEM: a path, or `credential:NAME` for one that systemd hands to the service
+/// (`LoadCredential=`, in `$CREDENTIALS_DIRECTORY`). Authentication is always mutual.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Destination {
+pub struct Tls {
+    /// Our certificate, with the intermediate ones.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+    /// The authorities that we trust to name our peers.
+    pub authorities: String,
+}
+
+/// Who gets results, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "protocol", rename_all = "lowercase")]
+pub enum Destination {
+    /// A console or an archive: C-STORE.
+    Dicom(DicomDestination),
+    /// A radiology information system: HL7 v2.5.1 ORU^R01 over MLLP.
+    Hl7(Hl7Destination),
+    /// A worklist manager: a Unified Procedure Step, pushed by N-CREATE.
+    Ups(UpsDestination),
+}
+
+/// A console or an archive.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DicomDestination {
     /// Its name in logs and in the outbox.
     pub name: String,
     /// Its AE title.
     pub ae_title: String,
     /// `host:port`.
     pub address: String,
+    /// Whether it is spoken to over TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// Which results it gets.
+    #[serde(default = "default_results")]
+    pub results: Vec<Kind>,
+    /// Whether a result counts as delivered only when the peer has committed to keep it (PS3.4 annex J).
+    #[serde(default)]
+    pub storage_commitment: bool,
+}
+
+/// A radiology information system.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hl7Destination {
+    /// Its name in logs and in the outbox.
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+    /// Whether it is spoken to over TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// MSH-4.
+    #[serde(default)]
+    pub sending_facility: String,
+    /// MSH-5.
+    #[serde(default)]
+    pub receiving_application: String,
+    /// MSH-6.
+    #[serde(default)]
+    pub receiving_facility: String,
+    /// The character set of the messages (MSH-18).
+    #[serde(default)]
+    pub character_set: results::hl7::CharacterSet,
+}
+
+/// A worklist manager.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpsDestination {
+    /// Its name in logs and in the outbox.
+    pub name: String,
+    /// Its AE title.
+    pub ae_title: String,
+    /// `host:port`.
+    pub address: String,
+    /// Whether it is spoken to over TLS.
+    #[serde(default)]
+    pub tls: bool,
+}
+
+/// A scanner that is called back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scanner {
+    /// Its AE title, as it calls and as it is called.
+    pub ae_title: String,
+    /// `host:port`.
+    pub address: String,
+    /// Whether it is spoken to over TLS.
+    #[serde(default)]
+    pub tls: bool,
+}
+
+/// The modality worklist.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worklist {
+    /// Its AE title.
+    pub ae_title: String,
+    /// `host:port`.
+    pub address: String,
+    /// Whether it is spoken to over TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// How long an answer may take. The evaluation does not wait for it.
+    #[serde(default = "default_worklist_timeout")]
+    pub timeout_s: f64,
+}
+
+impl Destination {
+    /// Its name in logs and in the outbox.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Dicom(d) => &d.name,
+            Self::Hl7(d) => &d.name,
+            Self::Ups(d) => &d.name,
+        }
+    }
+
+    /// Its AE title, where its protocol has them.
+    pub fn ae_title(&self) -> Option<&str> {
+        match self {
+            Self::Dicom(d) => Some(&d.ae_title),
+            Self::Hl7(_) => None,
+            Self::Ups(d) => Some(&d.ae_title),
+        }
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        match self {
+            Self::Dicom(d) => &d.address,
+            Self::Hl7(d) => &d.address,
+            Self::Ups(d) => &d.address,
+        }
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub fn tls(&self) -> bool {
+        match self {
+            Self::Dicom(d) => d.tls,
+            Self::Hl7(d) => d.tls,
+            Self::Ups(d) => d.tls,
+        }
+    }
+}
+
+impl Dicom {
+    /// Associations at a time, unless configured.
+    pub const ASSOCIATIONS_DEFAULT: usize = 16;
+    /// Silence that ends an association, unless configured.
+    pub const IDLE_DEFAULT_S: f64 = 60.0;
+    /// Time for the association request, unless configured.
+    pub const ARTIM_DEFAULT_S: f64 = 10.0;
+}
+
+impl Storage {
+    /// Days that images are kept, unless configured.
+    pub const KEEP_DAYS_DEFAULT: f64 = 7.0;
 }
 
 fn default_associations() -> usize {
-    16
+    Dicom::ASSOCIATIONS_DEFAULT
 }
 fn default_idle() -> f64 {
-    60.0
+    Dicom::IDLE_DEFAULT_S
 }
 fn default_artim() -> f64 {
-    10.0
+    Dicom::ARTIM_DEFAULT_S
 }
 fn default_min_free() -> u64 {
     2048
 }
 fn default_keep_days() -> f64 {
-    7.0
+    Storage::KEEP_DAYS_DEFAULT
+}
+fn default_results() -> Vec<Kind> {
+    vec![Kind::Picture]
+}
+fn default_worklist_timeout() -> f64 {
+    5.0
 }
 
 impl Config {
@@ -141,19 +344,8 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        for title in self.called().chain(self.destinations.iter().map(|d| d.ae_title.as_str())) {
-            title.parse::<dimse::AeTitle>().with_context(|| format!("AE title {title:?}"))?;
-        }
-        if self.dicom.callers.is_empty() {
-            bail!(
-                "dicom.callers is empty: name the AE titles that may send, or write [\"*\"] to let everybody"
-            );
-        }
-        for caller in self.dicom.callers.iter().filter(|c| *c != "*") {
-            caller
-                .parse::<dimse::AeTitle>()
-                .with_context(|| format!("AE title {caller:?} in dicom.callers"))?;
-        }
+        self.check_peers()?;
+        self.check_tls()?;
         if !(1..=limits::ASSOCIATIONS_MAX).contains(&self.dicom.associations_max) {
             bail!(
                 "dicom.associations_max is {}, outside of 1 to {}",
@@ -168,12 +360,16 @@ impl Config {
                 bail!("policy.{name} is {share}, outside of 0 to 1");
             }
         }
+        let worklist = self.worklist.as_ref().map(|w| ("worklist.timeout_s", w.timeout_s));
         for (name, seconds) in [
             ("dicom.idle_timeout_s", self.dicom.idle_timeout_s),
             ("dicom.association_request_timeout_s", self.dicom.association_request_timeout_s),
             ("completion.quiet_short_s", self.completion.quiet_short_s),
             ("completion.quiet_long_s", self.completion.quiet_long_s),
-        ] {
+        ]
+        .into_iter()
+        .chain(worklist)
+        {
             if !(0.01..=86_400.0).contains(&seconds) {
                 bail!("{name} is {seconds}, outside of 0.01 to 86400");
             }
@@ -181,10 +377,78 @@ impl Config {
         if !(0.0..=36_500.0).contains(&self.storage.keep_days) {
             bail!("storage.keep_days is {}, outside of 0 to 36500", self.storage.keep_days);
         }
-        let mut names: Vec<&str> = self.destinations.iter().map(|d| d.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(pair) = names.windows(2).find(|w| w[0] == w[1]) {
-            bail!("two destinations are named {:?}", pair[0]);
+        if self.results.slices > limits::SLICES_SENT_MAX {
+            bail!("results.slices is {}, more than {}", self.results.slices, limits::SLICES_SENT_MAX);
+        }
+        Ok(())
+    }
+
+    /// AE titles, names and addresses.
+    fn check_peers(&self) -> anyhow::Result<()> {
+        let titles = self.destinations.iter().filter_map(Destination::ae_title);
+        let scanners = self.scanners.iter().map(|s| s.ae_title.as_str());
+        let worklist = self.worklist.iter().map(|w| w.ae_title.as_str());
+        let archive = self.results.archive_ae_title.as_deref();
+        for title in self.called().chain(titles).chain(scanners).chain(worklist).chain(archive) {
+            title.parse::<dimse::AeTitle>().with_context(|| format!("AE title {title:?}"))?;
+        }
+        if self.dicom.callers.is_empty() {
+            bail!(
+                "dicom.callers is empty: name the AE titles that may send, or write [\"*\"] to let everybody"
+            );
+        }
+        for caller in self.dicom.callers.iter().filter(|c| *c != "*") {
+            caller
+                .parse::<dimse::AeTitle>()
+                .with_context(|| format!("AE title {caller:?} in dicom.callers"))?;
+        }
+        if let Some(name) = repeated(self.destinations.iter().map(Destination::name)) {
+            bail!("two destinations are named {name:?}");
+        }
+        if let Some(title) = repeated(self.scanners.iter().map(|s| s.ae_title.as_str())) {
+            bail!("two scanners have the AE title {title:?}");
+        }
+        for destination in &self.destinations {
+            let name = destination.name();
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic()) {
+                bail!(
+                    "a destination is named {name:?}: letters, digits and punctuation are possible, no spaces"
+                );
+            }
+            check_address(&format!("destination {name:?}"), destination.address())?;
+            // Only these two say why a study was not evaluated; who gets neither would hear nothing of it.
+            if let Destination::Dicom(d) = destination
+                && !d.results.iter().any(|kind| matches!(kind, Kind::Picture | Kind::Report))
+            {
+                bail!(
+                    "destination {name:?}: results holds neither \"picture\" nor \"report\", which say of every study what became of it"
+                );
+            }
+        }
+        for scanner in &self.scanners {
+            check_address(&format!("scanner {:?}", scanner.ae_title), &scanner.address)?;
+        }
+        if let Some(worklist) = &self.worklist {
+            check_address("worklist", &worklist.address)?;
+        }
+        Ok(())
+    }
+
+    fn check_tls(&self) -> anyhow::Result<()> {
+        if self.dicom.listen.is_none() && self.dicom.listen_tls.is_none() {
+            bail!("neither dicom.listen nor dicom.listen_tls is there: the box would hear nobody");
+        }
+        if self.tls.is_some() {
+            return Ok(());
+        }
+        let destination = self.destinations.iter().find(|d| d.tls()).map(Destination::name);
+        let scanner = self.scanners.iter().find(|s| s.tls).map(|s| s.ae_title.as_str());
+        let worklist = self.worklist.iter().find(|w| w.tls).map(|w| w.ae_title.as_str());
+        if let Some(peer) = destination.or(scanner).or(worklist) {
+            bail!("{peer:?} wants TLS, and there is no [tls] with a certificate, a key and authorities");
+        }
+        if self.dicom.listen_tls.is_some() {
+            bail!("dicom.listen_tls needs [tls] with a certificate, a key and authorities");
         }
         Ok(())
     }
@@ -193,6 +457,25 @@ impl Config {
     pub fn called(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.dicom.ae_title.as_str()).chain(self.dicom.also_called.iter().map(String::as_str))
     }
+}
+
+/// `host:port`, the host being a name, an IPv4 address, or an IPv6 address in brackets.
+fn check_address(whose: &str, address: &str) -> anyhow::Result<()> {
+    let port = address.rsplit_once(':').and_then(|(host, port)| {
+        let plain = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
+        plain.then(|| port.parse::<u16>().ok()).flatten()
+    });
+    match port {
+        Some(1..) => Ok(()),
+        _ => bail!("{whose}: the address {address:?} is no host:port"),
+    }
+}
+
+/// The first value that is there twice.
+fn repeated<'a>(values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut values: Vec<&str> = values.collect();
+    values.sort_unstable();
+    values.windows(2).find(|w| w[0] == w[1]).map(|w| w[0])
 }
 
 /// A duration of the file, which was checked to be sensible.
@@ -225,6 +508,22 @@ mod tests {
     }
 
     #[test]
+    fn the_readmes_configuration_is_one() {
+        let readme = include_str!("../../README.md");
+        let blocks: Vec<&str> = readme
+            .split("```toml\n")
+            .skip(1)
+            .map(|rest| rest.split("```").next().expect("split yields one piece at least"))
+            .collect();
+        let [all, tls] = blocks[..] else { panic!("{} blocks of TOML", blocks.len()) };
+        let config = Config::parse(all).unwrap();
+        assert_eq!(config.destinations.len(), 4);
+        let own_table = tls.split("[tls]").nth(1).unwrap();
+        let encrypted = format!("{}\n[tls]\n{own_table}", all.replace("listen = ", "listen_tls = "));
+        assert!(Config::parse(&encrypted).unwrap().tls.is_some());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let cases: &[(&str, &str, &str)] = &[
             ("callers = [\"CT1\"]", "callers = []", "dicom.callers is empty"),
@@ -240,6 +539,40 @@ mod tests {
             ("mode = \"both\"", "mode = \"all\"", "unknown variant `all`"),
             ("[storage]", "[completion]\nquiet_short_s = 0\n[storage]", "completion.quiet_short_s is 0"),
             ("127.0.0.1:0", "somewhere", "invalid socket address"),
+            ("listen = \"127.0.0.1:0\"", "", "neither dicom.listen nor dicom.listen_tls"),
+            ("listen = ", "listen_tls = ", "dicom.listen_tls needs [tls]"),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"hl7\"\nname = \"ris\"\naddress = \"ris:2575\"\ntls = true\n[policy]",
+                "\"ris\" wants TLS",
+            ),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"hl7\"\nname = \"ris\"\naddress = \"ris:2575\"\nae_title = \"R\"\n[policy]",
+                "unknown field `ae_title`",
+            ),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"dicom\"\nname = \"p\"\nae_title = \"P\"\naddress = \"p:104\"\nresults = [\"segmentation\"]\n[policy]",
+                "neither \"picture\" nor \"report\"",
+            ),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"hl7\"\nname = \"ris\"\naddress = \"ris\"\n[policy]",
+                "\"ris\" is no host:port",
+            ),
+            (
+                "[policy]",
+                "[[destination]]\nprotocol = \"hl7\"\nname = \"\"\naddress = \"ris:1\"\n[policy]",
+                "a destination is named \"\"",
+            ),
+            (
+                "[policy]",
+                "[[scanner]]\nae_title = \"CT1\"\naddress = \"::1\"\n[policy]",
+                "\"::1\" is no host:port",
+            ),
+            ("[policy]", "[worklist]\nae_title = \"\"\naddress = \"ris:104\"\n[policy]", "AE title \"\""),
+            ("[policy]", "[results]\nslices = 1000\n[policy]", "results.slices is 1000"),
         ];
         for (from, to, want) in cases {
             let error = format!("{:#}", Config::parse(&LEAST.replace(from, to)).unwrap_err());
@@ -247,7 +580,7 @@ mod tests {
         }
         let twice = format!(
             "{LEAST}{}",
-            "[[destination]]\nname = \"pacs\"\nae_title = \"PACS\"\naddress = \"pacs:104\"\n".repeat(2)
+            "[[destination]]\nprotocol = \"dicom\"\nname = \"pacs\"\nae_title = \"PACS\"\naddress = \"pacs:104\"\n".repeat(2)
         );
         assert!(
             Config::parse(&twice).unwrap_err().to_string().contains("two destinations are named \"pacs\"")

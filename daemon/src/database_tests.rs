@@ -1,6 +1,8 @@
 //! What the database remembers, and in which order it lets go.
 use super::*;
-use study::{NotEvaluated, Verdict};
+use crate::limits;
+use crate::outbox::policy::{Failure, Fate};
+use study::{NotEvaluated, Outcome, StudyUid, Verdict};
 
 fn outcome(study: &StudyUid) -> Outcome {
     Outcome {
@@ -13,11 +15,37 @@ fn outcome(study: &StudyUid) -> Outcome {
 
 fn result(uid: &str) -> ResultRow {
     ResultRow {
+        kind: Kind::Picture,
         sop_class_uid: "1.2.840.10008.5.1.4.1.1.7".into(),
         sop_instance_uid: uid.into(),
         transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
-        data_set: vec![1, 2, 3],
+        data_set: Packed::new(&[1, 2, 3]),
     }
+}
+
+fn for_all(rows: &[ResultRow], to: &[&str]) -> Vec<Deliverable> {
+    let destinations: Vec<String> = to.iter().map(|&name| name.to_owned()).collect();
+    let deliverable = |row: &ResultRow| Deliverable { row: row.clone(), destinations: destinations.clone() };
+    rows.iter().map(deliverable).collect()
+}
+
+fn names(to: &[&str]) -> Vec<String> {
+    to.iter().map(|&name| name.to_owned()).collect()
+}
+
+fn refused() -> Failure {
+    Failure::Refused { reason: "no".into(), permanent: false }
+}
+
+/// The UIDs of what is due.
+fn due(database: &Database, destination: &str, now_ms: i64) -> Vec<String> {
+    database.due(destination, now_ms, 100).unwrap().into_iter().map(|d| d.sop_instance_uid).collect()
+}
+
+/// The row of a result for a destination.
+fn row(database: &Database, destination: &str, uid: &str) -> Entry {
+    let entries = database.entries(true).unwrap();
+    entries.into_iter().find(|e| e.destination == destination && e.sop_instance_uid == uid).unwrap()
 }
 
 #[test]
@@ -29,20 +57,23 @@ fn a_study_from_reception_to_delivery() {
     assert_eq!(database.receive(&study, 2).unwrap(), key);
     assert_eq!(database.unfinished().unwrap(), [key]);
     let reception = database.evaluate(key).unwrap();
-    let to = ["pacs".to_owned(), "console".to_owned()];
-    database.finish(reception, 1, &outcome(&study), &[result("1.9")], &to, 10).unwrap();
+    let to = names(&["pacs", "console"]);
+    let results = for_all(&[result("1.9")], &["pacs", "console"]);
+    database.finish(reception, 1, &outcome(&study), &results, 10).unwrap();
     assert!(database.unfinished().unwrap().is_empty());
     assert_eq!(database.next_revision(key).unwrap(), 2);
     assert!(database.expendable(1000, &to).unwrap().is_empty(), "results still wait");
 
-    let due = database.due("pacs", 10).unwrap().unwrap();
-    assert_eq!((due.result, due.attempts), (result("1.9"), 0));
-    database.put_off(due.result_id, "pacs", 500, "refused").unwrap();
-    assert_eq!(database.due("pacs", 499).unwrap(), None);
+    let first = database.due("pacs", 10, 9).unwrap().remove(0);
+    assert_eq!((first.sop_instance_uid.as_str(), first.attempts), ("1.9", 0));
+    assert_eq!(database.payload(first.id).unwrap().unwrap(), [1, 2, 3]);
+    database.failed(first.id, &refused(), Fate::Again { pause_ms: 490 }, 10).unwrap();
+    assert!(due(&database, "pacs", 499).is_empty());
     assert_eq!(database.next_due_ms("pacs").unwrap(), Some(500));
-    assert_eq!(database.due("pacs", 500).unwrap().unwrap().attempts, 1);
-    database.delivered(due.result_id, "pacs", 501).unwrap();
-    database.delivered(due.result_id, "console", 501).unwrap();
+    let again = database.due("pacs", 500, 9).unwrap().remove(0);
+    assert_eq!((again.attempts, again.refusals), (1, 1));
+    database.accepted(first.id, false, 501).unwrap();
+    database.accepted(row(&database, "console", "1.9").id, false, 501).unwrap();
     assert_eq!(database.next_due_ms("pacs").unwrap(), None);
     assert_eq!(database.expendable(1000, &to).unwrap(), [key]);
     assert!(database.claim_images(key).unwrap());
@@ -58,99 +89,273 @@ fn a_slice_that_arrives_during_the_evaluation_is_not_forgotten() {
     let key = database.receive(&study, 1).unwrap();
     let first = database.evaluate(key).unwrap();
     database.receive(&study, 2).unwrap();
-    database.finish(first, 1, &outcome(&study), &[], &[], 10).unwrap();
+    database.finish(first, 1, &outcome(&study), &[], 10).unwrap();
     assert!(!database.claim_images(key).unwrap());
     assert_eq!(database.unfinished().unwrap(), [key]);
     // The second evaluation waits for its turn while the first one ends: the study is not done.
     database.receive(&study, 3).unwrap();
     let second = database.evaluate(key).unwrap();
-    database.finish(first, 2, &outcome(&study), &[], &[], 11).unwrap();
+    database.finish(first, 2, &outcome(&study), &[], 11).unwrap();
     drop(database);
     // … nor by a restart.
     let database = Database::open(&path).unwrap();
     assert_eq!(database.unfinished().unwrap(), [key]);
-    database.finish(second, 3, &outcome(&study), &[], &[], 12).unwrap();
+    database.finish(second, 3, &outcome(&study), &[], 12).unwrap();
     assert!(database.unfinished().unwrap().is_empty());
 }
 
-/// A study with a finished evaluation whose result waits for `to`.
-fn finished(database: &Database, study: &str, results: &[&str], to: &[String]) -> StudyKey {
+/// A study with an evaluation, and so a revision, for each result, which waits for `to`.
+fn finished(database: &Database, study: &str, results: &[&str], to: &[&str]) -> StudyKey {
     let study = StudyUid::new(study).unwrap();
     let key = database.receive(&study, 1).unwrap();
     for uid in results {
         let reception = database.evaluate(key).unwrap();
         let revision = database.next_revision(key).unwrap();
-        database.finish(reception, revision, &outcome(&study), &[result(uid)], to, 10).unwrap();
+        let results = for_all(&[result(uid)], to);
+        database.finish(reception, revision, &outcome(&study), &results, 10).unwrap();
     }
     key
 }
 
+fn open() -> (tempfile::TempDir, Database) {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::open(&dir.path().join("db")).unwrap();
+    (dir, database)
+}
+
 #[test]
 fn a_clock_that_was_ahead_delays_no_delivery() {
-    let dir = tempfile::tempdir().unwrap();
-    let database = Database::open(&dir.path().join("db")).unwrap();
-    let to = ["pacs".to_owned()];
-    finished(&database, "1.2.3", &["1.9"], &to);
-    let id = database.due("pacs", 10).unwrap().unwrap().result_id;
+    let (_dir, database) = open();
+    finished(&database, "1.2.3", &["1.9"], &["pacs"]);
+    let id = row(&database, "pacs", "1.9").id;
     let longest = limits::DELIVERY_PAUSE_MAX_MS * 3 / 2;
-    database.put_off(id, "pacs", 1000 + longest, "refused").unwrap();
-    assert_eq!(database.due("pacs", 1000).unwrap(), None, "an ordinary pause");
-    assert_eq!(database.due("pacs", 999).unwrap().unwrap().result_id, id, "nobody pauses for so long");
+    database.failed(id, &refused(), Fate::Again { pause_ms: longest }, 1000).unwrap();
+    assert!(due(&database, "pacs", 1000).is_empty(), "an ordinary pause");
+    assert_eq!(due(&database, "pacs", 999), ["1.9"], "nobody pauses for so long");
+    // Nor does a peer that is away leave it so far ahead: it would be tried again at once, for ever.
+    database.unreachable("pacs", 1500, "off", 999).unwrap();
+    assert!(due(&database, "pacs", 1499).is_empty());
+    assert_eq!(due(&database, "pacs", 1500), ["1.9"]);
 }
 
 #[test]
-fn results_of_a_study_are_delivered_in_order() {
-    let dir = tempfile::tempdir().unwrap();
-    let database = Database::open(&dir.path().join("db")).unwrap();
-    let to = ["pacs".to_owned(), "console".to_owned()];
-    finished(&database, "1.2.3", &["1.9.1", "1.9.2"], &to);
-    finished(&database, "1.2.4", &["1.8.1"], &to);
-    let uid = |destination: &str, now_ms| {
-        database.due(destination, now_ms).unwrap().map(|d| (d.result_id, d.result.sop_instance_uid))
-    };
-    let (first, name) = uid("pacs", 10).unwrap();
-    assert_eq!(name, "1.9.1");
-    database.put_off(first, "pacs", 500, "refused").unwrap();
-    let (other, name) = uid("pacs", 10).unwrap();
-    assert_eq!(name, "1.8.1", "another study's result does not wait");
-    database.put_off(other, "pacs", 900, "refused").unwrap();
+fn revisions_of_a_study_are_delivered_in_order() {
+    let (_dir, database) = open();
+    finished(&database, "1.2.3", &["1.9.1", "1.9.2"], &["pacs", "console"]);
+    finished(&database, "1.2.4", &["1.8.1"], &["pacs", "console"]);
+    assert_eq!(due(&database, "pacs", 10), ["1.9.1", "1.8.1"], "another study's result does not wait");
+    let first = row(&database, "pacs", "1.9.1").id;
+    database.failed(first, &Failure::Busy("full".into()), Fate::Again { pause_ms: 490 }, 10).unwrap();
+    assert_eq!(due(&database, "pacs", 10), ["1.8.1"]);
+    let other = row(&database, "pacs", "1.8.1").id;
+    database.failed(other, &Failure::Busy("full".into()), Fate::Again { pause_ms: 890 }, 10).unwrap();
     // What may not go yet must not make the outbox look at once, again and again.
-    assert_eq!((uid("pacs", 499), database.next_due_ms("pacs").unwrap()), (None, Some(500)));
-    assert_eq!(uid("console", 10).unwrap().1, "1.9.1", "each destination on its own");
-    database.delivered(first, "pacs", 500).unwrap();
-    assert_eq!(uid("pacs", 500).unwrap().1, "1.9.2");
-    database.delivered(uid("pacs", 500).unwrap().0, "pacs", 500).unwrap();
-    assert_eq!(uid("pacs", 500).unwrap().1, "1.8.1", "the peer is alive: due before its time");
+    assert!(due(&database, "pacs", 499).is_empty());
+    assert_eq!(database.next_due_ms("pacs").unwrap(), Some(500));
+    assert_eq!(due(&database, "console", 10), ["1.9.1", "1.8.1"], "each destination on its own");
+    database.accepted(first, false, 500).unwrap();
+    assert_eq!(due(&database, "pacs", 500), ["1.9.2", "1.8.1"], "the peer is alive: due before its time");
+    // What is parked holds up no later revision.
+    let console = row(&database, "console", "1.9.1").id;
+    database.failed(console, &refused(), Fate::Parked, 500).unwrap();
+    assert_eq!(due(&database, "console", 500), ["1.9.2", "1.8.1"]);
+    assert_eq!(database.counts("console").unwrap(), Counts { waiting: 2, stored: 0, parked: 1 });
 }
 
 #[test]
-fn results_that_every_destination_has_are_emptied() {
-    let dir = tempfile::tempdir().unwrap();
-    let database = Database::open(&dir.path().join("db")).unwrap();
-    let to = ["pacs".to_owned(), "console".to_owned()];
-    finished(&database, "1.2.3", &["1.9"], &to);
-    let due = database.due("pacs", 10).unwrap().unwrap();
-    database.delivered(due.result_id, "pacs", 10).unwrap();
-    assert_eq!(database.empty_results(1000).unwrap(), 0, "the console has none yet");
-    assert_eq!(database.due("console", 10).unwrap().unwrap().result, due.result);
-    database.delivered(due.result_id, "console", 10).unwrap();
+fn what_decides_goes_before_what_illustrates() {
+    let (_dir, database) = open();
+    for study in ["1.2.3", "1.2.4"] {
+        let uid = StudyUid::new(study).unwrap();
+        let key = database.receive(&uid, 1).unwrap();
+        let reception = database.evaluate(key).unwrap();
+        let made: Vec<ResultRow> = [Kind::Segmentation, Kind::Slices, Kind::Picture, Kind::Report]
+            .map(|kind| ResultRow { kind, ..result(&format!("{study}.{kind}")) })
+            .to_vec();
+        database.finish(reception, 1, &outcome(&uid), &for_all(&made, &["pacs"]), 10).unwrap();
+    }
+    let order: Vec<(Kind, String)> =
+        database.due("pacs", 10, 5).unwrap().into_iter().map(|d| (d.kind, d.study_uid)).collect();
+    let want = [
+        (Kind::Report, "1.2.3"),
+        (Kind::Report, "1.2.4"),
+        (Kind::Picture, "1.2.3"),
+        (Kind::Picture, "1.2.4"),
+        (Kind::Slices, "1.2.3"),
+    ];
+    assert_eq!(order, want.map(|(kind, study)| (kind, study.to_owned())));
+}
+
+#[test]
+fn what_broke_a_connection_goes_last_and_counts_only_while_others_get_through() {
+    let (_dir, database) = open();
+    finished(&database, "1.2.3", &["1.3"], &["pacs"]);
+    let poison = row(&database, "pacs", "1.3").id;
+    let broke = || {
+        let failure = Failure::Broken("hung".into());
+        database.failed(poison, &failure, Fate::Again { pause_ms: 1 }, 10).unwrap();
+    };
+    // The peer hangs for everybody: it says nothing about this result.
+    for _ in 0..20 {
+        broke();
+    }
+    assert_eq!(database.due("pacs", 11, 1).unwrap()[0].history().broken, 0);
+    for n in 1..=3 {
+        finished(&database, &format!("1.4.{n}"), &[&format!("1.5.{n}")], &["pacs"]);
+        assert_eq!(due(&database, "pacs", 11), [format!("1.5.{n}"), "1.3".into()], "last");
+        broke();
+        database.accepted(row(&database, "pacs", &format!("1.5.{n}")).id, false, 11).unwrap();
+        assert_eq!(database.due("pacs", 11, 1).unwrap()[0].history().broken, n);
+    }
+}
+
+#[test]
+fn a_dead_destination_is_put_off_as_one() {
+    let (_dir, database) = open();
+    finished(&database, "1.2.3", &["1.3"], &["pacs", "console"]);
+    finished(&database, "1.2.4", &["1.4"], &["pacs"]);
+    let failure = Failure::Busy("full".into());
+    database.failed(row(&database, "pacs", "1.3").id, &failure, Fate::Again { pause_ms: 90 }, 10).unwrap();
+    database.unreachable("pacs", 500, "off", 10).unwrap();
+    assert!(due(&database, "pacs", 499).is_empty());
+    assert_eq!(due(&database, "pacs", 500), ["1.3", "1.4"]);
+    assert_eq!(row(&database, "pacs", "1.4").attempts, 1);
+    assert_eq!(due(&database, "console", 10), ["1.3"], "another destination does not notice");
+}
+
+#[test]
+fn a_refused_result_keeps_its_pause_when_others_are_accepted() {
+    let (_dir, database) = open();
+    finished(&database, "1.2.3", &["1.3"], &["pacs"]);
+    finished(&database, "1.2.4", &["1.4"], &["pacs"]);
+    let refused_row = row(&database, "pacs", "1.3").id;
+    database.failed(refused_row, &refused(), Fate::Again { pause_ms: 2_000 }, 10).unwrap();
+    database.accepted(row(&database, "pacs", "1.4").id, false, 20).unwrap();
+    assert!(due(&database, "pacs", 20).is_empty(), "five refusals within a second would park it");
+}
+
+#[test]
+fn results_that_have_an_end_everywhere_are_emptied() {
+    let (_dir, database) = open();
+    finished(&database, "1.2.3", &["1.9"], &["pacs", "console"]);
+    let (pacs, console) = (row(&database, "pacs", "1.9").id, row(&database, "console", "1.9").id);
+    database.accepted(pacs, true, 10).unwrap();
+    database.failed(console, &refused(), Fate::Parked, 10).unwrap();
+    assert_eq!(database.empty_results(1000).unwrap(), 0, "stored here, parked there");
+    database.settle_stored("pacs", 10).unwrap();
+    assert_eq!(database.empty_results(1000).unwrap(), 0, "an operator is still to decide");
+    assert_eq!(database.retry(&Selection::Parked, 20).unwrap(), 1);
+    assert_eq!(database.payload(console).unwrap().unwrap(), [1, 2, 3]);
+    assert_eq!(database.drop_rows(&Selection::Row(console)).unwrap(), 1);
     assert_eq!(database.empty_results(10).unwrap(), 0, "not before its time");
     assert_eq!(database.empty_results(11).unwrap(), 1);
     assert_eq!(database.empty_results(11).unwrap(), 0);
+    assert_eq!(database.retry(&Selection::Row(console), 20).unwrap(), 0, "there is nothing to send any more");
     assert!(database.is_result("1.9").unwrap(), "it may still come back");
     assert!(!database.is_result("1.8").unwrap());
 }
 
 #[test]
-fn only_named_destinations_keep_images() {
-    let dir = tempfile::tempdir().unwrap();
-    let database = Database::open(&dir.path().join("db")).unwrap();
-    let key = finished(&database, "1.2.3", &["1.9"], &["old".to_owned()]);
-    assert!(database.expendable(1000, &["old".to_owned()]).unwrap().is_empty());
-    assert_eq!(database.expendable(1000, &["new".to_owned()]).unwrap(), [key]);
+fn only_named_destinations_that_are_still_to_get_it_keep_images() {
+    let (_dir, database) = open();
+    let key = finished(&database, "1.2.3", &["1.9"], &["old"]);
+    assert!(database.expendable(1000, &names(&["old"])).unwrap().is_empty());
+    assert_eq!(database.expendable(1000, &names(&["new"])).unwrap(), [key]);
     assert_eq!(database.expendable(1000, &[]).unwrap(), [key]);
-    assert_eq!(database.waiting_for_others(&["new".to_owned()]).unwrap(), [("old".to_owned(), 1)]);
-    assert!(database.waiting_for_others(&["old".to_owned()]).unwrap().is_empty());
+    assert_eq!(database.waiting_for_others(&names(&["new"])).unwrap(), [("old".to_owned(), 1)]);
+    assert!(database.waiting_for_others(&names(&["old"])).unwrap().is_empty());
+    let id = row(&database, "old", "1.9").id;
+    database.failed(id, &refused(), Fate::Parked, 20).unwrap();
+    assert_eq!(database.expendable(1000, &names(&["old"])).unwrap(), [key], "parked: whole in the database");
+}
+
+#[test]
+fn what_an_operator_may_do() {
+    let (dir, database) = open();
+    finished(&database, "1.2.3", &["1.3"], &["pacs"]);
+    finished(&database, "1.2.4", &["1.4"], &["pacs", "ris"]);
+    let operator = Database::open_beside_the_daemon(&dir.path().join("db")).unwrap();
+    let (a, b) = (row(&database, "pacs", "1.3").id, row(&database, "pacs", "1.4").id);
+    for _ in 0..4 {
+        database.failed(a, &refused(), Fate::Again { pause_ms: 500 }, 10).unwrap();
+    }
+    database.failed(a, &refused(), Fate::Parked, 10).unwrap();
+    let entry = row(&operator, "pacs", "1.3");
+    assert_eq!((entry.state.as_str(), entry.attempts, entry.next_attempt_ms), ("parked", 5, None));
+    assert_eq!(entry.last_error.as_deref(), Some("refused: no"));
+    assert!(due(&database, "pacs", 10_000) == ["1.4"], "parked");
+    assert_eq!(operator.retry(&Selection::Row(a), 600).unwrap(), 1);
+    assert_eq!(due(&database, "pacs", 600), ["1.3", "1.4"]);
+    assert_eq!(database.due("pacs", 600, 1).unwrap()[0].history().refusals, 0, "a clean record");
+    assert_eq!(operator.drop_rows(&Selection::Row(b)).unwrap(), 1);
+    assert!(database.payload(b).unwrap().is_none(), "not even when it is in a batch already");
+    assert_eq!(operator.drop_rows(&Selection::Row(b)).unwrap(), 0);
+    // A failure of the attempt that was under way does not bring it back.
+    database.failed(b, &refused(), Fate::Again { pause_ms: 1 }, 700).unwrap();
+    assert_eq!(due(&database, "pacs", 701), ["1.3"]);
+    assert_eq!(operator.retry(&Selection::Row(b), 700).unwrap(), 1, "but the operator may");
+    database.accepted(a, false, 700).unwrap();
+    assert_eq!(operator.retry(&Selection::Row(a), 700).unwrap(), 0, "delivered is delivered");
+    assert_eq!(operator.retry(&Selection::Destination("ris".into()), 700).unwrap(), 1);
+    let open: Vec<i64> = operator.entries(false).unwrap().into_iter().map(|e| e.id).collect();
+    assert!(!open.contains(&a) && open.contains(&b) && open.len() == 2, "{open:?}");
+}
+
+#[test]
+fn an_operator_finds_no_database_where_none_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    assert!(Database::open_beside_the_daemon(&path).is_err());
+    assert!(!path.exists(), "it makes none");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+    let error = Database::open_beside_the_daemon(&path).err().unwrap().to_string();
+    assert!(error.contains("start this version's daemon once"), "{error}");
+}
+
+#[test]
+fn a_commitment_ends_a_delivery_or_sends_it_again() {
+    let (_dir, database) = open();
+    for n in 1..=4 {
+        finished(&database, &format!("1.2.{n}"), &[&format!("1.9.{n}")], &["pacs"]);
+        database.accepted(row(&database, "pacs", &format!("1.9.{n}")).id, true, 20).unwrap();
+    }
+    assert!(due(&database, "pacs", 1000).is_empty(), "accepted");
+    let asked = database.uncommitted("pacs", 20, 3).unwrap();
+    let ids: Vec<i64> = asked.iter().map(|u| u.delivery.id).collect();
+    assert_eq!((ids.len(), asked[0].unanswered), (3, false));
+    database.asking(&ids, "2.25.1", 20).unwrap();
+    assert_eq!(database.uncommitted("pacs", 20, 9).unwrap().len(), 1, "the others are asked for");
+    assert_eq!(database.committed("2.25.2", &names(&["1.9.1"]), &[], 30).unwrap(), None);
+    let answer = database.committed("2.25.1", &names(&["1.9.1", "1.9.4"]), &[("1.9.2".into(), 0x0112)], 30);
+    assert_eq!(answer.unwrap().as_deref(), Some("pacs"));
+    let state = |uid: &str| row(&database, "pacs", uid).state;
+    assert_eq!(state("1.9.1"), "delivered");
+    assert_eq!(state("1.9.2"), "waiting", "it is sent again");
+    assert_eq!(row(&database, "pacs", "1.9.2").refusals, 1);
+    assert!(row(&database, "pacs", "1.9.2").last_error.unwrap().contains("0x0112"));
+    assert_eq!((state("1.9.3"), state("1.9.4")), ("stored".into(), "stored".into()), "not in the answer");
+    // No answer about the third, and the clock goes on.
+    let late = database.uncommitted("pacs", 20 + limits::COMMITMENT_WAIT_MS, 9).unwrap();
+    let unanswered: Vec<(bool, &str)> =
+        late.iter().map(|u| (u.unanswered, u.delivery.sop_instance_uid.as_str())).collect();
+    assert_eq!(unanswered, [(true, "1.9.3"), (false, "1.9.4")]);
+    database.failed(late[0].delivery.id, &refused(), Fate::Again { pause_ms: 0 }, 40).unwrap();
+    assert!(!database.uncommitted("pacs", 40, 9).unwrap()[0].unanswered, "asked for anew");
+    assert_eq!(database.committed("2.25.1", &names(&["1.9.3"]), &[], 50).unwrap(), None, "too late");
+}
+
+#[test]
+fn what_is_never_committed_is_parked() {
+    let (_dir, database) = open();
+    finished(&database, "1.2.3", &["1.9"], &["pacs"]);
+    let id = row(&database, "pacs", "1.9").id;
+    for attempt in 1..=crate::outbox::policy::REFUSALS_MAX {
+        assert_eq!(database.due("pacs", 100_000, 9).unwrap().len(), 1, "{attempt}");
+        database.accepted(id, true, 20).unwrap();
+        database.asking(&[id], "2.25.1", 20).unwrap();
+        database.committed("2.25.1", &[], &[("1.9".into(), 0x0110)], 30).unwrap();
+    }
+    assert_eq!(row(&database, "pacs", "1.9").state, "parked");
 }
 
 #[test]
@@ -158,8 +363,7 @@ fn an_evaluation_stands_when_its_images_are_gone() {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::open(&dir.path().join("db")).unwrap();
     let study = StudyUid::new("1.2.3").unwrap();
-    let to: [String; 0] = [];
-    let key = finished(&database, "1.2.3", &[], &to);
+    let key = finished(&database, "1.2.3", &[], &[]);
     let evaluated = Outcome {
         verdict: Verdict::NotFlagged(study::Findings {
             probability: 0.1,
@@ -173,13 +377,13 @@ fn an_evaluation_stands_when_its_images_are_gone() {
         ..outcome(&study)
     };
     let reception = database.evaluate(key).unwrap();
-    database.finish(reception, 1, &evaluated, &[], &to, 10).unwrap();
+    database.finish(reception, 1, &evaluated, &[], 10).unwrap();
     assert_eq!(database.known(&study).unwrap(), Some((key, true)));
     database.receive(&study, 11).unwrap();
     assert_eq!(database.known(&study).unwrap(), Some((key, false)));
     assert!(!database.earlier_evaluation_stands(key).unwrap(), "its images are still there");
     let reception = database.evaluate(key).unwrap();
-    database.finish(reception, 2, &outcome(&study), &[], &to, 12).unwrap();
+    database.finish(reception, 2, &outcome(&study), &[], 12).unwrap();
     assert!(database.claim_images(key).unwrap() && database.images_are_deleted(key).unwrap());
     // Late slices, one after the other: none of them brings the images back.
     for _ in 0..2 {
@@ -188,21 +392,13 @@ fn an_evaluation_stands_when_its_images_are_gone() {
         assert!(!database.images_are_deleted(key).unwrap());
     }
     let reception = database.evaluate(key).unwrap();
-    database.finish(reception, 3, &outcome(&study), &[], &to, 14).unwrap();
-    assert_eq!(database.expendable(1000, &to).unwrap(), [key], "the late slices may go, too");
+    database.finish(reception, 3, &outcome(&study), &[], 14).unwrap();
+    assert_eq!(database.expendable(1000, &[]).unwrap(), [key], "the late slices may go, too");
     // A study that was never evaluated has nothing that could stand.
     let other = StudyUid::new("1.2.4").unwrap();
-    let key = finished(&database, "1.2.4", &["1.9"], &to);
+    let key = finished(&database, "1.2.4", &["1.9"], &[]);
     database.claim_images(key).unwrap();
     database.has_files(key).unwrap();
     database.receive(&other, 20).unwrap();
     assert!(!database.earlier_evaluation_stands(key).unwrap());
-}
-
-#[test]
-fn a_newer_schema_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("db");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert!(Database::open(&path).err().unwrap().to_string().contains("schema 99"));
 }

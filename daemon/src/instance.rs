@@ -36,6 +36,10 @@ pub struct Instance {
     pub transfer_syntax: String,
     /// How many instances the header announces for the series: (0020,1209).
     pub announced_count: Option<u32>,
+    /// Instance Number (0020,0013), where it is a number.
+    pub instance_number: Option<u32>,
+    /// Frame of Reference UID (0020,0052), where it is a UID.
+    pub frame_of_reference: Option<String>,
     /// The elements of [`results::SOURCE_TAGS`] that the file holds, as received, in the order of the file.
     pub source: Vec<RawElement>,
     /// What the header says about the pixels.

@@ -1,32 +1,37 @@
 //! The intake: associations, and what they store.
 //!
 //! Owns the listener and a thread for each association; an instance is acknowledged only after the spool has synced
-//! it and the database knows that its study is to be evaluated. It never decides when a study is complete (the
+//! it and the database knows that its study is to be evaluated. What scanners tell beside it ([`services`]) is
+//! acknowledged when the database has it. It never decides when a study is complete (the
 //! assembler does) and never waits for the networks.
 pub mod assembler;
 mod filing;
-mod sop_classes;
+mod services;
+pub mod sop_classes;
 pub mod spool;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Destination};
 use crate::database::{Database, DatabaseError, Reception, StudyKey};
-use crate::instance::{self, Instance};
+use crate::instance::Instance;
 use crate::limits;
 use assembler::AssociationId;
-use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, StoreRequest, accept};
-use dimse::{AssociationError, FileHead, Rejection, Status, uids, write_file_head};
+use dimse::acceptor::{
+    AcceptedAssociation, AcceptorConfig, AssociationRequest, DataSetEnd, Message, StoreRequest, accept,
+    accept_tls,
+};
+use dimse::rustls::ServerConfig;
+use dimse::{AssociationError, FileHead, Rejection, Status, write_file_head};
 use filing::StoreError;
 use log::{info, warn};
-use sop_classes::STORAGE_CLASSES;
 use spool::{Spool, SpoolError};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use study::StudyUid;
+use study::{SopInstanceUid, StudyUid};
 
 /// What the intake tells the assembler.
 pub enum Event {
@@ -52,6 +57,19 @@ pub enum Event {
         key: StudyKey,
         /// Its UID.
         study: StudyUid,
+    },
+    /// The scanner told of a procedure step of a study; it is in the database.
+    StepChanged {
+        /// The study.
+        study: StudyUid,
+    },
+    /// A scanner asked for storage commitment.
+    CommitmentRequested {
+        /// Of these.
+        instances: BTreeSet<SopInstanceUid>,
+        /// Dropped when it was taken: the association waits for it, so that no more lists wait than there are
+        /// associations.
+        taken: Sender<()>,
     },
     /// An association ended.
     Ended {
@@ -104,6 +122,10 @@ pub struct Intake {
     stopping: AtomicBool,
     /// Studies that are `receiving` in the database: their state need not be written again.
     receiving: Mutex<HashMap<StudyUid, Receiving>>,
+    /// Who is to look at the database at once: for a scanner's commitment request, by its AE title; for an archive's
+    /// answer, by the name of the destination.
+    reporters: Mutex<HashMap<String, Sender<()>>>,
+    deliverers: Mutex<HashMap<String, Sender<()>>>,
 }
 
 impl Intake {
@@ -126,11 +148,17 @@ impl Intake {
             next_association: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             receiving: Mutex::default(),
+            reporters: Mutex::default(),
+            deliverers: Mutex::default(),
         })
     }
 
-    /// Accepts connections until [`Intake::stop`].
-    pub fn listen(self: &Arc<Self>, listener: &TcpListener) -> io::Result<()> {
+    /// Accepts connections, with TLS where `tls` is given, until [`Intake::stop`].
+    pub fn listen(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        tls: Option<&Arc<ServerConfig>>,
+    ) -> io::Result<()> {
         for stream in listener.incoming() {
             if self.stopping.load(Ordering::SeqCst) {
                 break;
@@ -144,9 +172,9 @@ impl Intake {
                         warn!("connection closed without an answer: {max} are open, the most there may be");
                         continue;
                     };
-                    let intake = Arc::clone(self);
+                    let (intake, tls) = (Arc::clone(self), tls.map(Arc::clone));
                     let spawned = std::thread::Builder::new().name("association".into()).spawn(move || {
-                        intake.serve(stream);
+                        intake.serve(stream, tls.as_ref());
                         drop(open);
                     });
                     if let Err(error) = spawned {
@@ -163,11 +191,25 @@ impl Intake {
         Ok(())
     }
 
-    /// Ends [`Intake::listen`]; `address` is where it listens.
-    pub fn stop(&self, address: SocketAddr) {
+    /// `wake` hears when a storage commitment request of this scanner waits, and is closed by [`Intake::stop`].
+    pub fn wake_reporter(&self, ae_title: &str, wake: Sender<()>) {
+        lock(&self.reporters).insert(ae_title.to_owned(), wake);
+    }
+
+    /// `wake` hears when this destination answered about the results that it was sent, and is closed by [`Intake::stop`].
+    pub fn wake_deliverer(&self, destination: &str, wake: Sender<()>) {
+        lock(&self.deliverers).insert(destination.to_owned(), wake);
+    }
+
+    /// Ends [`Intake::listen`]; `addresses` are where it listens.
+    pub fn stop(&self, addresses: &[SocketAddr]) {
         self.stopping.store(true, Ordering::SeqCst);
+        lock(&self.reporters).clear();
+        lock(&self.deliverers).clear();
         // Wakes `accept`; whether it answers does not matter.
-        drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+        for address in addresses {
+            drop(TcpStream::connect_timeout(address, Duration::from_secs(1)));
+        }
     }
 
     /// Whether [`Intake::stop`] was called.
@@ -233,28 +275,29 @@ impl Intake {
     }
 
     fn receiving(&self) -> MutexGuard<'_, HashMap<StudyUid, Receiving>> {
-        // Each change is one step: a panic elsewhere leaves nothing half done.
-        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.receiving)
     }
 
-    fn serve(&self, stream: TcpStream) {
+    fn serve(&self, stream: TcpStream, tls: Option<&Arc<ServerConfig>>) {
         let id = AssociationId(self.next_association.fetch_add(1, Ordering::Relaxed));
         let acceptor = AcceptorConfig {
             artim_timeout: config::seconds(self.config.dicom.association_request_timeout_s),
             idle_timeout: config::seconds(self.config.dicom.idle_timeout_s),
+            grant_scp: sop_classes::peer_may_provide(),
             ..AcceptorConfig::default()
         };
-        let syntaxes = instance::TRANSFER_SYNTAXES;
-        let contexts: Vec<(&str, &[&str])> = std::iter::once((uids::VERIFICATION, syntaxes))
-            .chain(STORAGE_CLASSES.iter().map(|class| (*class, syntaxes)))
-            .collect();
+        let contexts = sop_classes::contexts();
         let peer = stream.peer_addr().map_or_else(|_| "unknown".into(), |a| a.to_string());
         // Silent connections don't count: anybody could keep the scanner out with them.
-        let mut open = None;
-        let accepted = accept(stream, &acceptor, &contexts, |request| {
-            open = Some(self.policy(request.calling.as_str(), request.called.as_str())?);
+        let mut admitted = None;
+        let mut policy = |request: &AssociationRequest| {
+            admitted = Some(self.policy(request.calling.as_str(), request.called.as_str())?);
             Ok(())
-        });
+        };
+        let accepted = match tls {
+            Some(tls) => accept_tls(stream, tls, &acceptor, &contexts, &mut policy),
+            None => accept(stream, &acceptor, &contexts, &mut policy),
+        };
         let mut association = match accepted {
             Ok(association) => association,
             Err(error) => return warn!("association {} from {peer} not established: {error}", id.0),
@@ -268,18 +311,25 @@ impl Intake {
         }
         // An assembler that has stopped needs no news: the spool has everything for the next start.
         let _ = self.events.send(Event::Ended { association: id, released: end.is_ok() });
-        drop(open);
+        drop(admitted);
     }
 
     fn policy(&self, calling: &str, called: &str) -> Result<Open, Rejection> {
         if !self.config.called().any(|title| title == called) {
             return Err(Rejection::CALLED_AE_NOT_RECOGNIZED);
         }
-        if !self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling) {
+        // Who keeps our results for good calls back to say so (PS3.4 annex J).
+        let archive = |d: &Destination| matches!(d, Destination::Dicom(d) if d.storage_commitment && d.ae_title == calling);
+        if !self.is_caller(calling) && !self.config.destinations.iter().any(archive) {
             return Err(Rejection::CALLING_AE_NOT_RECOGNIZED);
         }
         Open::new(&self.associations, self.config.dicom.associations_max)
             .ok_or(Rejection::TEMPORARY_CONGESTION)
+    }
+
+    /// Whether an AE title is a sender's. An archive that is none was let in to tell what it keeps, and for nothing else.
+    fn is_caller(&self, calling: &str) -> bool {
+        self.config.dicom.callers.iter().any(|caller| caller == "*" || caller == calling)
     }
 
     fn messages(
@@ -292,7 +342,12 @@ impl Intake {
             match message {
                 Message::Echo(echo) => association.respond_echo(&echo, Status::SUCCESS)?,
                 Message::Store(store) => {
-                    let result = self.receive(association, &store, id)?;
+                    let result = if self.is_caller(association.request().calling.as_str()) {
+                        self.receive(association, &store, id)?
+                    } else {
+                        association.read_data_set(&mut io::sink(), 0)?;
+                        Err(StoreError::NotAuthorized)
+                    };
                     let (status, comment) = match &result {
                         Ok(()) => (Status::SUCCESS, None),
                         Err(error) => {
@@ -307,6 +362,7 @@ impl Intake {
                     *stored += usize::from(result.is_ok());
                     association.respond_store(&store, status, comment)?;
                 }
+                Message::Normalized(request) => self.normalized(association, &request)?,
             }
         }
         Ok(())
@@ -352,6 +408,11 @@ impl Intake {
             DataSetEnd::SinkFailed { error } => Ok(Err(io_error(&part, error).into())),
         }
     }
+}
+
+/// Each change of these maps is one step: a panic elsewhere leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Milliseconds since 1970.

@@ -1,7 +1,7 @@
 //! The janitor: lets go of what is no longer needed, on its own thread.
 //!
 //! Owns when images and results' data sets go: after their time, images also when space runs short. It never touches
-//! a study that is being received or evaluated, nor a result that a destination has not accepted.
+//! a study that is being received or evaluated, nor a result that a destination is still to get or an operator to judge.
 use crate::database::{Database, StudyKey};
 use crate::intake::now_ms;
 use crate::intake::spool::{Spool, SpoolError};
@@ -45,7 +45,7 @@ impl Janitor {
     fn round(&self) -> anyhow::Result<()> {
         let emptied = self.database.empty_results(now_ms() - self.keep_ms)?;
         if emptied > 0 {
-            info!("{emptied} results that every destination has are no longer kept");
+            info!("the data sets of {emptied} results that are delivered or dropped are no longer kept");
         }
         for key in self.database.expendable(now_ms() - self.keep_ms, &self.destinations)? {
             self.delete_images(key);
@@ -109,14 +109,16 @@ mod tests {
             verdict: Verdict::NotEvaluated(NotEvaluated::NoCt),
             timings_ms: Default::default(),
         };
-        let result = crate::database::ResultRow {
+        let row = crate::database::ResultRow {
+            kind: crate::database::Kind::Picture,
             sop_class_uid: String::new(),
             sop_instance_uid: format!("{study}.9"),
             transfer_syntax_uid: String::new(),
-            data_set: vec![1],
+            data_set: crate::database::Packed::new(&[1]),
         };
         let reception = database.evaluate(key).unwrap();
-        database.finish(reception, 1, &outcome, &[result], to, now_ms() - 1000).unwrap();
+        let sent = crate::database::Deliverable { row, destinations: to.to_vec() };
+        database.finish(reception, 1, &outcome, &[sent], now_ms() - 1000).unwrap();
         key
     }
 
@@ -141,7 +143,10 @@ mod tests {
         // Nothing is old, and the destination is dead; but the disk is full.
         janitor(dir.path(), u64::MAX, i64::from(u32::MAX)).round().unwrap();
         assert!(roomy.spool.instances(here).unwrap().is_empty());
-        assert!(roomy.database.due("pacs", now_ms()).unwrap().is_some(), "the result is whole all the same");
+        assert!(
+            !roomy.database.due("pacs", now_ms(), 1).unwrap().is_empty(),
+            "the result is whole all the same"
+        );
     }
 
     #[test]

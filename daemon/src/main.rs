@@ -1,8 +1,11 @@
 //! `triaged`: parses the command line and runs one command.
 mod appliance;
 mod commands;
+mod commitment;
 mod config;
 mod database;
+mod dataset;
+mod evidence;
 mod instance;
 mod intake;
 mod janitor;
@@ -10,7 +13,11 @@ mod limits;
 mod outbox;
 mod phantom;
 mod pipeline;
+mod procedure_steps;
+mod queue;
 mod report;
+mod tls;
+mod worklist;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -33,6 +40,10 @@ enum Command {
     Analyze(commands::analyze::Args),
     /// Time a whole study by stage, and the intake against DCMTK's storescp.
     Bench(commands::bench::Args),
+    /// What is on its way to the destinations: list, retry, drop; works while the daemon runs.
+    Outbox(commands::outbox::Args),
+    /// Print the DICOM conformance statement.
+    Conformance(commands::conformance::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
     Phantom(commands::phantom::Args),
 }
@@ -47,6 +58,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Outbox(args) => commands::outbox::run(&args),
+        Command::Conformance(args) => commands::conformance::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
     };
     match result {

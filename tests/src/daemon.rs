@@ -1,8 +1,8 @@
 //! The daemon as a process: built once, configured, started, killed, and asked by way of its database.
-use crate::wait_for;
+use crate::peers::run_ok;
+use crate::{tables, wait_for};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde_json::Value;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -65,8 +65,14 @@ pub struct Settings {
     pub quiet_short_s: f64,
     /// Quiet time of any other. Long enough for a sender to be started meanwhile.
     pub quiet_long_s: f64,
-    /// AE titles (also their names) and ports of the destinations, on loopback.
+    /// AE titles (also their names) and ports of destinations, on loopback, that get the picture.
     pub destinations: Vec<(&'static str, u16)>,
+    /// Whether it listens without encryption.
+    pub plain: bool,
+    /// The port with TLS.
+    pub tls_port: Option<u16>,
+    /// Further tables of the configuration; see [`crate::tables`].
+    pub tables: String,
 }
 
 impl Default for Settings {
@@ -80,17 +86,23 @@ impl Default for Settings {
             quiet_short_s: 0.5,
             quiet_long_s: 4.0,
             destinations: Vec::new(),
+            plain: true,
+            tls_port: None,
+            tables: String::new(),
         }
     }
 }
 
 impl Settings {
     fn toml(&self, storage: &Path) -> String {
+        let plain = if self.plain { "listen = \"127.0.0.1:0\"" } else { "" };
+        let tls = self.tls_port.map(|port| format!("listen_tls = \"127.0.0.1:{port}\"")).unwrap_or_default();
         let mut text = format!(
             r#"
 [dicom]
 ae_title = "{AE_TITLE}"
-listen = "127.0.0.1:0"
+{plain}
+{tls}
 callers = {:?}
 associations_max = {}
 association_request_timeout_s = {:?}
@@ -115,14 +127,27 @@ quiet_long_s = {:?}
             self.quiet_long_s,
         );
         for (name, port) in &self.destinations {
-            write!(
-                text,
-                "[[destination]]\nname = \"{name}\"\nae_title = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"
-            )
-            .unwrap();
+            text += &tables::dicom(name, *port, &["picture"]);
         }
-        text
+        text + &self.tables
     }
+}
+
+/// A result and a destination, as the outbox has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Name of the destination.
+    pub destination: String,
+    /// What the result is: a kind of DICOM object, `hl7` or `ups`.
+    pub kind: String,
+    /// SOP Instance UID, or the control id of a message.
+    pub uid: String,
+    /// `waiting`, `stored`, `delivered`, `parked` or `dropped`.
+    pub state: String,
+    /// Attempts that failed or succeeded.
+    pub attempts: u32,
+    /// What the last one that failed was told.
+    pub error: String,
 }
 
 /// A running daemon; killed when dropped.
@@ -151,6 +176,7 @@ impl Daemon {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        // Without a plain listener the line names the one with TLS.
         let Some(port) = port.filter(|_| line.starts_with("listening on ")) else {
             panic!(
                 "the daemon said {line:?}; its log:\n{}",
@@ -217,15 +243,68 @@ impl Daemon {
         self.texts(sql, study)
     }
 
+    /// What the outbox has, in the order of the making.
+    pub fn outbox(&self) -> Vec<Delivery> {
+        let database = self.database();
+        let sql = "SELECT destination, kind, sop_instance_uid, state, attempts, COALESCE(last_error, '')
+            FROM outbox o JOIN results r ON r.id = o.result_id ORDER BY r.id, destination";
+        let mut statement = database.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| {
+            Ok(Delivery {
+                destination: row.get(0)?,
+                kind: row.get(1)?,
+                uid: row.get(2)?,
+                state: row.get(3)?,
+                attempts: row.get(4)?,
+                error: row.get(5)?,
+            })
+        });
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    /// What the outbox has for one destination.
+    pub fn outbox_of(&self, destination: &str) -> Vec<Delivery> {
+        self.outbox().into_iter().filter(|row| row.destination == destination).collect()
+    }
+
+    /// The bytes that the outbox sends for a result.
+    pub fn result_bytes(&self, uid: &str) -> Vec<u8> {
+        let sql = "SELECT data_set, unpacked_bytes FROM results WHERE sop_instance_uid = ?1";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Option<usize>>(1)?));
+        match self.database().query_row(sql, [uid], row).unwrap() {
+            (bytes, None) => bytes,
+            (packed, Some(length)) => lz4_flex::decompress(&packed, length).unwrap(),
+        }
+    }
+
+    /// Transactions of the storage commitment requests whose report is still owed.
+    pub fn commitments(&self) -> Vec<String> {
+        self.texts("SELECT transaction_uid FROM commitments WHERE ?1 = '' ORDER BY id", "")
+    }
+
+    /// Studies in the order of their outcomes.
+    pub fn order(&self) -> Vec<String> {
+        self.texts(
+            "SELECT study_uid FROM outcomes o JOIN studies ON id = study_id WHERE ?1 = '' ORDER BY o.rowid",
+            "",
+        )
+    }
+
+    /// `triaged outbox` on this daemon's configuration, while it runs: what it said. It must succeed.
+    pub fn outbox_command(&self, arguments: &[&str]) -> String {
+        let mut command = triaged(&["outbox"]);
+        run_ok(command.args(arguments).arg("--config").arg(self.dir.join("triaged.toml")))
+    }
+
     /// The state of a study.
     pub fn state(&self, study: &str) -> Option<String> {
         let sql = "SELECT state FROM studies WHERE study_uid = ?1";
         self.database().query_row(sql, [study], |row| row.get(0)).optional().unwrap()
     }
 
-    /// Results that wait for a destination.
+    /// Results that wait for a destination, or for its commitment.
     pub fn waiting(&self) -> usize {
-        let sql = "SELECT COUNT(*) FROM outbox WHERE state = 'waiting'";
+        let sql = "SELECT COUNT(*) FROM outbox WHERE state IN ('waiting', 'stored')";
         self.database().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 

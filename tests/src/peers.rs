@@ -1,6 +1,7 @@
 //! The peers: programs of others, found on the machine or said to be missing.
 use crate::daemon::{AE_TITLE, Daemon};
 use crate::wait_for;
+use serde_json::Value;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,13 @@ pub fn have(programs: &[&str]) -> bool {
 /// The Python interpreter.
 pub fn python() -> Command {
     Command::new(std::env::var("TRIAGED_PYTHON").unwrap_or_else(|_| "python3".into()))
+}
+
+/// A script of `tests/peers`, still without arguments.
+pub fn script(name: &str) -> Command {
+    let mut command = python();
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name));
+    command
 }
 
 /// Whether Python has a module; says so if not.
@@ -95,6 +103,34 @@ impl Drop for Process {
     }
 }
 
+/// A peer of `tests/peers` that keeps what it gets as files in a folder.
+pub struct Collector {
+    /// Where it listens.
+    pub port: u16,
+    folder: PathBuf,
+    _process: Process,
+}
+
+impl Collector {
+    /// Starts `script PORT FOLDER [arguments]` on a port of its own.
+    pub fn start(name: &str, folder: &Path, arguments: &[&Path]) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let port = free_port();
+        let mut command = script(name);
+        command.arg(port.to_string()).arg(folder).args(arguments);
+        Self { port, folder: folder.to_owned(), _process: Process::listening(&mut command, port) }
+    }
+
+    /// What its `.json` files say, by name.
+    pub fn received(&self) -> Vec<Value> {
+        let entries = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> =
+            entries.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+        files.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
+        files.iter().map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap()).collect()
+    }
+}
+
 /// DCMTK's `storescp` as a console or a PACS.
 pub struct Storescp {
     /// Where it listens.
@@ -106,9 +142,14 @@ pub struct Storescp {
 impl Storescp {
     /// Starts one that keeps what it gets, byte by byte, in `folder`.
     pub fn start(folder: &Path, port: u16) -> Self {
+        Self::start_with(folder, port, &[])
+    }
+
+    /// The same with further options.
+    pub fn start_with(folder: &Path, port: u16, options: &[&str]) -> Self {
         fs::create_dir_all(folder).unwrap();
         let mut command = Command::new("storescp");
-        command.env("TCP_NODELAY", "1").args(["+B", "-od"]).arg(folder).arg(port.to_string());
+        command.env("TCP_NODELAY", "1").args(options).args(["+B", "-od"]).arg(folder).arg(port.to_string());
         Self { port, folder: folder.to_owned(), _process: Process::listening(&mut command, port) }
     }
 

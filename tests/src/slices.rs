@@ -17,7 +17,12 @@ pub const SLICES: usize = 16;
 ///
 /// Its pixels are 1.236 mm: with fewer than 256 columns they would be outside of the model card's range.
 pub fn phantom(dir: &Path, lesions: &str) -> Vec<Object> {
-    let slices = SLICES.to_string();
+    phantom_of(SLICES, dir, lesions)
+}
+
+/// The same of so many slices.
+pub fn phantom_of(slices: usize, dir: &Path, lesions: &str) -> Vec<Object> {
+    let slices = slices.to_string();
     let arguments = ["phantom", "--slices", &slices, "--size", "256", "--lesions", lesions, "--seed", "3"];
     run_ok(triaged(&arguments).arg(dir));
     files(dir).iter().map(|path| open_file(path).unwrap().into_inner()).collect()

@@ -2,13 +2,12 @@
 #![allow(clippy::unwrap_used)] // Test code throughout.
 use dicom_dictionary_std::tags;
 use e2e::daemon::{AE_TITLE, Daemon, Settings, workspace};
-use e2e::peers::{self, Process, Storescp, dcmtk, free_port, have, have_python, run, run_ok, storescu};
+use e2e::orthanc::Orthanc;
+use e2e::peers::{self, Storescp, dcmtk, free_port, have, have_python, run, run_ok, storescu};
 use e2e::slices::{self, SLICES, files, header, phantom, renamed, text};
 use e2e::wait_for;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -134,61 +133,37 @@ fn check_capture(path: &Path, source: &slices::Object) {
     }
 }
 
-/// Orthanc's answer to a request of its REST interface.
-fn rest(port: u16, method: &str, path: &str, body: &str) -> Value {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let length = body.len();
-    write!(stream, "{method} {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
-    assert!(head.split(' ').nth(1) == Some("200"), "{method} {path}: {answer}");
-    serde_json::from_str(body).unwrap_or(Value::Null)
-}
-
 #[test]
 fn orthanc_sends_a_study_and_files_its_result() {
-    if !have(&["storescu", "Orthanc"]) {
+    if !have(&["storescu", Orthanc::PROGRAM]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (dicom, http) = (free_port(), free_port());
+    let dicom = free_port();
     // Waits for Orthanc, which must know the daemon's port before it starts.
     let settings =
         Settings { callers: &["ORTHANC"], destinations: vec![("ORTHANC", dicom)], ..Settings::default() };
     let daemon = Daemon::start(dir.path(), &settings);
-    let configuration = json!({
-        "StorageDirectory": dir.path().join("orthanc"), "IndexDirectory": dir.path().join("orthanc"),
-        "Plugins": [], "DicomPort": dicom, "DicomAet": "ORTHANC", "DicomCheckCalledAet": true, "HttpPort": http,
-        "RemoteAccessAllowed": false, "DicomModalities": { "triaged": [AE_TITLE, "127.0.0.1", daemon.port] },
-    });
-    let file = dir.path().join("orthanc.json");
-    fs::write(&file, configuration.to_string()).unwrap();
-    let _orthanc = Process::listening(Command::new("Orthanc").arg(&file).env("TCP_NODELAY", "1"), http);
+    let orthanc = Orthanc::start(dir.path(), dicom, &daemon);
 
     let phantom = phantom(&dir.path().join("phantom"), "40,20");
     let study = text(&phantom[0], tags::STUDY_INSTANCE_UID);
     let mut upload = Command::new("storescu");
     upload.args(["-aec", "ORTHANC", "127.0.0.1", &dicom.to_string(), "+sd"]).arg(dir.path().join("phantom"));
     run_ok(&mut upload);
-    let find = |level: &str| {
-        let query = json!({ "Level": level, "Query": { "StudyInstanceUID": study }, "Expand": true });
-        rest(http, "POST", "/tools/find", &query.to_string())
-    };
-    let id = find("Study")[0]["ID"].clone();
-    let stored = rest(http, "POST", "/modalities/triaged/store", &json!([id]).to_string());
+    let id = orthanc.find("Study", &study)[0]["ID"].clone();
+    let stored = orthanc.rest("POST", "/modalities/triaged/store", &json!([id]).to_string());
     assert_eq!(stored["FailedInstancesCount"], 0, "{stored}");
 
     assert_eq!(daemon.outcome(&study)["outcome"], "flagged");
     daemon.wait_delivered();
-    let instances = find("Instance");
-    let uids =
-        instances.as_array().unwrap().iter().map(|i| i["MainDicomTags"]["SOPInstanceUID"].as_str().unwrap());
+    let instances = orthanc.find("Instance", &study);
+    let uids = instances.iter().map(|i| i["MainDicomTags"]["SOPInstanceUID"].as_str().unwrap());
     let results = daemon.results(&study);
-    assert_eq!(uids.clone().count(), SLICES + 1, "{instances}");
+    assert_eq!(uids.clone().count(), SLICES + 1, "{instances:?}");
     assert_eq!(uids.filter(|uid| results.iter().any(|result| result == uid)).count(), 1);
     assert_eq!(
-        find("Study").as_array().unwrap().len(),
+        orthanc.find("Study", &study).len(),
         1,
         "the result is filed under the same patient and study"
     );
@@ -319,5 +294,5 @@ fn an_unknown_destination_delays_no_other() {
     assert_eq!(daemon.outcome(&study)["outcome"], "not_evaluated");
     wait_for("the delivery to the one that listens", || (daemon.waiting() == 1).then_some(()));
     assert_eq!(console.received().len(), 1);
-    assert!(daemon.log().contains("not accepted by NOBODY"));
+    assert!(daemon.log().contains("NOBODY: not reached"));
 }

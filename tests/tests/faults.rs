@@ -201,7 +201,7 @@ fn power_fails_while_waiting_evaluating_and_delivering() {
     assert_eq!(outcome["outcome"], "flagged", "{outcome}");
     assert_eq!(outcome["timings_ms"]["slices"], json!(SLICES as f64));
     let results = daemon.results(STUDY);
-    wait_for("an attempt", || daemon.log().contains("not accepted by CONSOLE").then_some(()));
+    wait_for("an attempt", || daemon.log().contains("CONSOLE: not reached").then_some(()));
     assert_eq!((results.len(), daemon.waiting()), (1, 1));
     daemon.kill();
 

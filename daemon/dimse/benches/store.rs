@@ -1,5 +1,5 @@
 //! C-STORE over loopback: 200 instances of 0.5 MB, from DCMTK's `storescu` and from our requestor, into our acceptor
-//! (without a file, with files, with files synced) and into DCMTK's `storescp` (files, never synced), each several
+//! (without a file, with TLS, with files, with files synced) and into DCMTK's `storescp` (files, never synced), each several
 //! times in turn, with TCP_NODELAY on both ends. Prints the best and the median of the wall times.
 //!
 //! `cargo bench -p dimse [-- FOLDER]`; FOLDER is on the disk to measure.
@@ -9,11 +9,17 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use dimse::acceptor::{AcceptorConfig, DataSetEnd, Message, accept};
+use dimse::acceptor::{AcceptorConfig, DataSetEnd, Message, accept, accept_tls};
 use dimse::requestor::{Requestor, RequestorConfig};
-use dimse::{AeTitle, ContextTable, FileHead, Implementation, Status, uids, write_file_head};
+use dimse::rustls::ServerConfig;
+use dimse::{AeTitle, ContextTable, FileHead, Implementation, Status, TlsClient, uids, write_file_head};
+
+#[path = "../tests/common/certificates.rs"]
+#[allow(dead_code)]
+mod certificates;
 
 const INSTANCES: usize = 200;
 const PIXEL_BYTES: usize = 512 * 512 * 2;
@@ -23,6 +29,8 @@ const CONTEXTS: ContextTable<'static> = &[(uids::CT_IMAGE_STORAGE, &[uids::EXPLI
 #[derive(Clone, Copy)]
 enum Receiver {
     Nothing,
+    /// Nothing, by TLS with mutual authentication.
+    Tls,
     Files,
     /// New files, each synced, then the folder.
     Synced,
@@ -56,6 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let cases = [
         ("ours     -> ours, no file", Sender::Ours, Receiver::Nothing),
+        ("ours     -> ours, no file, TLS", Sender::Ours, Receiver::Tls),
         ("ours     -> ours, files", Sender::Ours, Receiver::Files),
         ("ours     -> ours, files and folder synced", Sender::Ours, Receiver::Synced),
         ("ours     -> ours, slots synced", Sender::Ours, Receiver::Slots),
@@ -96,7 +105,7 @@ fn round(sender: Sender, receiver: Receiver, source: &Path, base: &Path) -> io::
         while TcpStream::connect(address).is_err() {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let took = send(sender, source, address);
+        let took = send(sender, receiver, source, address);
         scp.kill()?;
         scp.wait()?;
         return took;
@@ -110,12 +119,12 @@ fn round(sender: Sender, receiver: Receiver, source: &Path, base: &Path) -> io::
         }
     }
     let provider = std::thread::spawn(move || receive(&listener, receiver, &folder));
-    let took = send(sender, source, address)?;
+    let took = send(sender, receiver, source, address)?;
     provider.join().map_err(|_| io::Error::other("the provider panicked"))??;
     Ok(took)
 }
 
-fn send(sender: Sender, source: &Path, address: SocketAddr) -> io::Result<Duration> {
+fn send(sender: Sender, receiver: Receiver, source: &Path, address: SocketAddr) -> io::Result<Duration> {
     let began = Instant::now();
     match sender {
         Sender::Storescu => {
@@ -130,8 +139,10 @@ fn send(sender: Sender, source: &Path, address: SocketAddr) -> io::Result<Durati
         }
         Sender::Ours => {
             let (us, them) = (AeTitle::new("BENCH").expect("valid"), AeTitle::new("ANYSCP").expect("valid"));
-            let mut scu = Requestor::connect(address, &us, &them, CONTEXTS, &RequestorConfig::default())
-                .map_err(io::Error::other)?;
+            let tls = matches!(receiver, Receiver::Tls).then(|| tls().0.clone());
+            let config = RequestorConfig { tls, ..RequestorConfig::default() };
+            let mut scu =
+                Requestor::connect(address, &us, &them, CONTEXTS, &config).map_err(io::Error::other)?;
             let (ct, syntax) = CONTEXTS[0];
             for i in 0..INSTANCES {
                 let uid = format!("2.25.{i}");
@@ -149,10 +160,14 @@ fn send(sender: Sender, source: &Path, address: SocketAddr) -> io::Result<Durati
 
 fn receive(listener: &TcpListener, receiver: Receiver, folder: &Path) -> io::Result<()> {
     let (stream, _) = listener.accept()?;
-    let mut scp =
-        accept(stream, &AcceptorConfig::default(), CONTEXTS, |_| Ok(())).map_err(io::Error::other)?;
+    let config = AcceptorConfig::default();
+    let accepted = match receiver {
+        Receiver::Tls => accept_tls(stream, &tls().1, &config, CONTEXTS, |_| Ok(())),
+        _ => accept(stream, &config, CONTEXTS, |_| Ok(())),
+    };
+    let mut scp = accepted.map_err(io::Error::other)?;
     while let Some(Message::Store(store)) = scp.next().map_err(io::Error::other)? {
-        let end = if let Receiver::Nothing = receiver {
+        let end = if let Receiver::Nothing | Receiver::Tls = receiver {
             scp.read_data_set(&mut io::sink(), u64::MAX)
         } else {
             let path = folder.join(&store.sop_instance_uid);
@@ -176,6 +191,16 @@ fn receive(listener: &TcpListener, receiver: Receiver, folder: &Path) -> io::Res
         scp.respond_store(&store, Status::SUCCESS, None).map_err(io::Error::other)?;
     }
     Ok(())
+}
+
+/// Both ends of TLS, with a certificate for each.
+fn tls() -> &'static (TlsClient, Arc<ServerConfig>) {
+    static TLS: OnceLock<(TlsClient, Arc<ServerConfig>)> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let authority = certificates::Authority::new("bench");
+        let identity = authority.certify("127.0.0.1");
+        (certificates::client(&authority, Some(&identity)), certificates::server(&authority, &identity))
+    })
 }
 
 fn head(sop_instance_uid: &str) -> io::Result<Vec<u8>> {

@@ -116,6 +116,25 @@ impl Channel {
         Ok(())
     }
 
+    /// Reads the data set that follows into memory; `None`, and it is forgotten, when it exceeds `limit_bytes`.
+    pub(crate) fn read_bounded(
+        &mut self,
+        context_id: u8,
+        limit_bytes: usize,
+    ) -> Result<Option<Vec<u8>>, AssociationError> {
+        let mut bytes = Some(Vec::new());
+        loop {
+            let (range, is_last) = self.read_fragment(context_id)?;
+            bytes = bytes.filter(|bytes| bytes.len() + range.len() <= limit_bytes);
+            if let Some(bytes) = &mut bytes {
+                bytes.extend_from_slice(self.wire.bytes(range));
+            }
+            if is_last {
+                return Ok(bytes);
+            }
+        }
+    }
+
     /// Sends a command that no data set follows.
     pub(crate) fn send_command(
         &mut self,

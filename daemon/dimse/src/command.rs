@@ -9,10 +9,15 @@ pub const COMMAND_SET_BYTES_MAX: usize = 16 * 1024;
 /// Data Set Type (0000,0800): no data set follows. Any other value says that one does (PS3.7 section E.1).
 pub const NO_DATA_SET: u16 = 0x0101;
 
+/// Data Set Type of our commands with a data set: anything but [`NO_DATA_SET`].
+pub(crate) const HAS_DATA_SET: u16 = 0x0001;
+
 /// Element numbers of group 0000 (PS3.7 table E.1-1).
 pub mod element {
     /// Affected SOP Class UID.
     pub const AFFECTED_SOP_CLASS_UID: u16 = 0x0002;
+    /// Requested SOP Class UID.
+    pub const REQUESTED_SOP_CLASS_UID: u16 = 0x0003;
     /// Command Field.
     pub const COMMAND_FIELD: u16 = 0x0100;
     /// Message ID.
@@ -29,6 +34,12 @@ pub mod element {
     pub const ERROR_COMMENT: u16 = 0x0902;
     /// Affected SOP Instance UID.
     pub const AFFECTED_SOP_INSTANCE_UID: u16 = 0x1000;
+    /// Requested SOP Instance UID.
+    pub const REQUESTED_SOP_INSTANCE_UID: u16 = 0x1001;
+    /// Event Type ID.
+    pub const EVENT_TYPE_ID: u16 = 0x1002;
+    /// Action Type ID.
+    pub const ACTION_TYPE_ID: u16 = 0x1008;
     /// Move Originator Application Entity Title.
     pub const MOVE_ORIGINATOR_AE_TITLE: u16 = 0x1030;
     /// Move Originator Message ID.
@@ -39,8 +50,26 @@ pub mod element {
 pub mod field {
     /// C-STORE-RQ.
     pub const STORE_RQ: u16 = 0x0001;
+    /// C-GET-RQ.
+    pub const GET_RQ: u16 = 0x0010;
+    /// C-FIND-RQ.
+    pub const FIND_RQ: u16 = 0x0020;
+    /// C-MOVE-RQ.
+    pub const MOVE_RQ: u16 = 0x0021;
     /// C-ECHO-RQ.
     pub const ECHO_RQ: u16 = 0x0030;
+    /// N-EVENT-REPORT-RQ.
+    pub const N_EVENT_REPORT_RQ: u16 = 0x0100;
+    /// N-GET-RQ.
+    pub const N_GET_RQ: u16 = 0x0110;
+    /// N-SET-RQ.
+    pub const N_SET_RQ: u16 = 0x0120;
+    /// N-ACTION-RQ.
+    pub const N_ACTION_RQ: u16 = 0x0130;
+    /// N-CREATE-RQ.
+    pub const N_CREATE_RQ: u16 = 0x0140;
+    /// N-DELETE-RQ.
+    pub const N_DELETE_RQ: u16 = 0x0150;
     /// C-CANCEL-RQ, which has no response.
     pub const CANCEL_RQ: u16 = 0x0FFF;
     /// Set in every response.

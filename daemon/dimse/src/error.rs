@@ -23,6 +23,20 @@ pub enum AssociationError {
         /// The system's error.
         source: io::Error,
     },
+    /// TLS failed: a certificate that one side does not trust, no cipher in common, or bytes that are no TLS.
+    #[error("TLS failed while {during}: {source}")]
+    Tls {
+        /// What we were doing.
+        during: &'static str,
+        /// What rustls found wrong, or the alert that the peer sent.
+        source: rustls::Error,
+    },
+    /// The peer's name is neither a DNS name nor an IP address: its certificate can't be checked. Nothing was sent.
+    #[error("{name:?} is no name that a certificate could be for")]
+    ServerName {
+        /// The name, configured or taken from the address.
+        name: String,
+    },
     /// The peer kept silent, or dripped, beyond a deadline.
     #[error("no end after {waited_ms} ms while {during}")]
     Timeout {
@@ -103,7 +117,10 @@ impl AssociationError {
             | Self::Closed { .. }
             | Self::Aborted { .. } => true,
             Self::Rejected(rejection) | Self::Refused { rejection, .. } => rejection.transient(),
-            Self::Protocol { .. }
+            // A certificate does not become trusted by waiting.
+            Self::Tls { .. }
+            | Self::ServerName { .. }
+            | Self::Protocol { .. }
             | Self::PduTooLong { .. }
             | Self::NoContext { .. }
             | Self::Source { .. } => false,

@@ -3,7 +3,7 @@
 
 use dicom_ul::pdu::{
     Pdu, PresentationContextProposed, PresentationContextResult, PresentationContextResultReason,
-    UserVariableItem, read_pdu,
+    RequestorRoles, UserVariableItem, read_pdu,
 };
 
 use crate::error::AssociationError;
@@ -11,7 +11,7 @@ use crate::uids;
 use crate::wire::{ASSOCIATE_BYTES_MAX, PDU_HEADER_BYTES};
 
 /// PS3.7 section A.2.1: the one DICOM application context.
-pub(crate) const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
+pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 /// PS3.8 section 9.3.1: version 1 is bit 0.
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
 
@@ -20,6 +20,15 @@ const TEXT_LENGTH_MAX: usize = 64;
 
 /// Abstract syntaxes with the transfer syntaxes for each, most preferred first.
 pub type ContextTable<'a> = &'a [(&'a str, &'a [&'a str])];
+
+/// The longest P-DATA-TF that we take by default, in bytes, in both roles.
+pub const MAX_PDU_LENGTH_BYTES: u32 = 128 * 1024;
+
+/// Our Implementation Class UID; PS3.5 section B.2: derived from a UUID, drawn once for this implementation.
+pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.302444526110858691514879724493734709067";
+
+/// Our Implementation Version Name.
+pub const IMPLEMENTATION_VERSION_NAME: &str = "TRIAGED_0_1";
 
 /// Who we say that we are (PS3.7 section D.3.3.2).
 #[derive(Debug, Clone)]
@@ -32,10 +41,9 @@ pub struct Implementation {
 
 impl Default for Implementation {
     fn default() -> Self {
-        // PS3.5 section B.2: a UID derived from a UUID, drawn once for this implementation.
         Self {
-            class_uid: "2.25.302444526110858691514879724493734709067".to_owned(),
-            version_name: "TRIAGED_0_1".to_owned(),
+            class_uid: IMPLEMENTATION_CLASS_UID.to_owned(),
+            version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
         }
     }
 }
@@ -49,6 +57,56 @@ pub struct NegotiatedContext {
     pub abstract_syntax: String,
     /// Transfer syntax UID of every data set on it.
     pub transfer_syntax: String,
+}
+
+/// The roles of the association's requestor for a SOP class (PS3.7 section D.3.3.4). Without one it is user (SCU) and
+/// the acceptor is provider (SCP).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleSelection {
+    /// SOP class UID.
+    pub sop_class_uid: String,
+    /// The requestor may be user.
+    pub scu: bool,
+    /// The requestor may be provider.
+    pub scp: bool,
+}
+
+/// The roles among the user information, as they came.
+pub(crate) fn roles(user_variables: &[UserVariableItem]) -> impl Iterator<Item = RoleSelection> {
+    user_variables.iter().filter_map(|variable| match variable {
+        UserVariableItem::ScuScpRoleSelectionSubItem(uid, RequestorRoles { scu, scp }) => {
+            Some(RoleSelection { sop_class_uid: trim_uid(uid).to_owned(), scu: *scu, scp: *scp })
+        }
+        _ => None,
+    })
+}
+
+/// What the acceptor answers: an item for each class of `grant_scp` that was accepted in a context. The others get
+/// none, which leaves them with the default roles (PS3.7 section D.3.3.4.2).
+pub(crate) fn grant_roles(
+    proposed: &[UserVariableItem],
+    accepted: &[NegotiatedContext],
+    grant_scp: &[String],
+) -> Vec<RoleSelection> {
+    let usable = |uid: &String| grant_scp.contains(uid) && accepted.iter().any(|c| c.abstract_syntax == *uid);
+    let mut granted: Vec<RoleSelection> = Vec::new();
+    for role in roles(proposed).filter(|role| usable(&role.sop_class_uid)) {
+        if granted.iter().all(|other| other.sop_class_uid != role.sop_class_uid) {
+            granted.push(role);
+        }
+    }
+    granted
+}
+
+/// What the requestor may do after all: never more than it proposed (PS3.7 section D.3.3.4.2).
+pub(crate) fn accepted_roles(proposed: &[RoleSelection], answer: &[UserVariableItem]) -> Vec<RoleSelection> {
+    let answers: Vec<_> = roles(answer).collect();
+    let accepted = |ours: &RoleSelection| {
+        let theirs = answers.iter().find(|role| role.sop_class_uid == ours.sop_class_uid)?;
+        let (scu, scp) = (ours.scu && theirs.scu, ours.scp && theirs.scp);
+        Some(RoleSelection { sop_class_uid: ours.sop_class_uid.clone(), scu, scp })
+    };
+    proposed.iter().filter_map(accepted).collect()
 }
 
 /// Removes the padding that peers leave around UIDs (PS3.5 section 9.1 pads with NUL, some with spaces).
@@ -75,6 +133,7 @@ pub(crate) fn parse_associate(pdu_type: u8, body: &[u8]) -> Result<Pdu, Associat
         Err(e) => Err(AssociationError::protocol(format!("association PDU: {e}"))),
     }
 }
+
 /// Chooses, for each proposed context, by the order of `table`: the results for the A-ASSOCIATE-AC and those accepted.
 pub(crate) fn choose(
     proposed: &[PresentationContextProposed],
@@ -155,12 +214,21 @@ pub(crate) fn accepted(
 pub(crate) fn user_information(
     max_pdu_length: u32,
     implementation: &Implementation,
+    roles: &[RoleSelection],
 ) -> Vec<UserVariableItem> {
-    vec![
+    let mut items = vec![
         UserVariableItem::MaxLength(max_pdu_length),
         UserVariableItem::ImplementationClassUID(implementation.class_uid.clone()),
-        UserVariableItem::ImplementationVersionName(implementation.version_name.clone()),
-    ]
+    ];
+    items.extend(roles.iter().map(|RoleSelection { sop_class_uid, scu, scp }| {
+        UserVariableItem::ScuScpRoleSelectionSubItem(
+            sop_class_uid.clone(),
+            RequestorRoles { scu: *scu, scp: *scp },
+        )
+    }));
+    // PS3.7 annex D numbers the sub-items, and some parsers want them in that order: 52H, 54H, 55H.
+    items.push(UserVariableItem::ImplementationVersionName(implementation.version_name.clone()));
+    items
 }
 
 /// The maximum length of a P-DATA-TF that the peer takes; 0 is no limit (PS3.8 section D.1).
@@ -226,6 +294,35 @@ mod tests {
             accepted(&proposed, &[answer(1, "a"), answer(3, "never offered"), answer(2, "a")]).len(),
             1
         );
+    }
+
+    #[test]
+    fn roles_are_answered_for_what_is_granted() {
+        let role = |uid: &str, scu, scp| RoleSelection { sop_class_uid: uid.to_owned(), scu, scp };
+        let implementation = Implementation::default();
+        let items = |roles: &[RoleSelection]| user_information(0, &implementation, roles);
+        let context = |uid: &str| NegotiatedContext {
+            id: 1,
+            abstract_syntax: uid.to_owned(),
+            transfer_syntax: "ts.a".to_owned(),
+        };
+        let accepted = [context("1.1"), context("1.2")];
+        let grant = ["1.1".to_owned(), "1.3".to_owned()];
+        // Granted; not on the list; on the list, but no context of it; proposed twice.
+        let proposed = [
+            role("1.1", false, true),
+            role("1.2", true, true),
+            role("1.3", true, true),
+            role("1.1", true, true),
+        ];
+        let granted = grant_roles(&items(&proposed), &accepted, &grant);
+        assert_eq!(granted, [role("1.1", false, true)]);
+        assert!(grant_roles(&items(&[]), &accepted, &grant).is_empty());
+
+        // An answer that gives more than was asked for, or speaks of something else, is cut down.
+        let answer = items(&[role("1.1", true, true), role("1.2\0", true, false), role("9", true, true)]);
+        let got = accepted_roles(&[role("1.1", false, true), role("1.2", true, true)], &answer);
+        assert_eq!(got, [role("1.1", false, true), role("1.2", true, false)]);
     }
 
     #[test]

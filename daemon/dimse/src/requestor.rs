@@ -1,34 +1,36 @@
-//! The requesting role: connects, then C-ECHO and C-STORE as a user (PS3.7 sections 9.1.1 and 9.1.5). Owns message ids
-//! and the choice of the context; never re-encodes a data set, never retries.
+//! The requesting role: connects and negotiates, with TLS if asked to; its services are in the module below. Owns
+//! message ids and the choice of the context; never re-encodes a data set, never retries.
 
-use std::io::{self, Read};
+mod services;
+
+use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use dicom_ul::pdu::{AssociationRQ, Pdu, write_pdu};
+use dicom_ul::pdu::{AssociationRQ, Pdu, UserVariableItem, write_pdu};
 
+pub use self::services::{FindLimits, FindResponse, NResponse, RESPONSE_DATA_SET_BYTES_MAX, StoreResponse};
 use crate::ae::AeTitle;
 use crate::channel::{Channel, Received, Timeouts};
 use crate::command::{CommandSet, NO_DATA_SET, element, field};
 use crate::error::AssociationError;
 use crate::negotiation::{
-    self, APPLICATION_CONTEXT, ContextTable, Implementation, NegotiatedContext, PROTOCOL_VERSION, printable,
+    self, APPLICATION_CONTEXT, ContextTable, Implementation, MAX_PDU_LENGTH_BYTES, NegotiatedContext,
+    PROTOCOL_VERSION, RoleSelection,
 };
 use crate::status::Status;
-use crate::uids;
+use crate::transport::{self, TlsClient};
 use crate::wire::{ASSOCIATE_BYTES_MAX, Patience, Wire, pdu_type};
-
-/// Data Set Type of a command with a data set: anything but [`NO_DATA_SET`].
-const HAS_DATA_SET: u16 = 0x0001;
 
 /// Bounds and deadlines of requested associations.
 #[derive(Debug, Clone)]
 pub struct RequestorConfig {
     /// For the connection, all addresses of the name together; the look-up of the name has the system's own limits.
     pub connect_timeout: Duration,
-    /// From the A-ASSOCIATE-RQ to its answer, and for the release.
+    /// For the TLS handshake, then from the A-ASSOCIATE-RQ to its answer, and for the release.
     pub association_timeout: Duration,
-    /// From the end of a request to its response: the peer may have to write it to a slow disk.
+    /// From the end of a request to its response: the peer may have to write it to a slow disk. For C-FIND, how long
+    /// matches are taken, and then how long the peer may take to end it after our C-CANCEL.
     pub response_timeout: Duration,
     /// For each PDU that we write.
     pub write_timeout: Duration,
@@ -36,6 +38,11 @@ pub struct RequestorConfig {
     pub max_pdu_length: u32,
     /// Who we say that we are.
     pub implementation: Implementation,
+    /// TLS on the connection; `None` is plain TCP.
+    pub tls: Option<TlsClient>,
+    /// Roles to propose (PS3.7 section D.3.3.4), for classes where we are not, or not only, user; see
+    /// [`Requestor::roles`] for the answer.
+    pub roles: Vec<RoleSelection>,
 }
 
 impl Default for RequestorConfig {
@@ -45,8 +52,10 @@ impl Default for RequestorConfig {
             association_timeout: Duration::from_secs(30),
             response_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
-            max_pdu_length: 128 * 1024,
+            max_pdu_length: MAX_PDU_LENGTH_BYTES,
             implementation: Implementation::default(),
+            tls: None,
+            roles: Vec::new(),
         }
     }
 }
@@ -56,18 +65,10 @@ impl Default for RequestorConfig {
 pub struct Requestor {
     channel: Channel,
     contexts: Vec<NegotiatedContext>,
+    roles: Vec<RoleSelection>,
     association_timeout: Duration,
     response_timeout: Duration,
     last_message_id: u16,
-}
-
-/// The peer's answer to a C-STORE.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreResponse {
-    /// Whether it took the instance.
-    pub status: Status,
-    /// Error Comment (0000,0902), made printable.
-    pub error_comment: Option<String>,
 }
 
 impl Requestor {
@@ -82,25 +83,36 @@ impl Requestor {
         config: &RequestorConfig,
     ) -> Result<Self, AssociationError> {
         let proposed = negotiation::propose(contexts)?;
+        let tls =
+            config.tls.as_ref().map(|tls| transport::tls_client(tls, &address.to_string())).transpose()?;
         let stream = connect_any(&address, config.connect_timeout)
             .map_err(|source| AssociationError::Connect { address: address.to_string(), source })?;
         let mut wire = Wire::new(stream, config.write_timeout)?;
+        if let Some(tls) = tls {
+            wire.start_tls(tls, config.association_timeout)?;
+        }
         let rq = AssociationRQ {
             protocol_version: PROTOCOL_VERSION,
             calling_ae_title: calling.to_string(),
             called_ae_title: called.to_string(),
             application_context_name: APPLICATION_CONTEXT.to_owned(),
             presentation_contexts: proposed,
-            user_variables: negotiation::user_information(config.max_pdu_length, &config.implementation),
+            user_variables: negotiation::user_information(
+                config.max_pdu_length,
+                &config.implementation,
+                &config.roles,
+            ),
         };
-        let (contexts, peer_max) =
+        let (contexts, answer) =
             negotiate(&mut wire, rq, config.association_timeout).inspect_err(|error| {
                 wire.abort_for(error);
             })?;
+        let peer_max = negotiation::max_pdu_length(&answer);
         let timeouts = Timeouts { pdu: config.response_timeout, message: config.response_timeout };
         Ok(Self {
             channel: Channel::new(wire, timeouts, config.max_pdu_length, peer_max),
             contexts,
+            roles: negotiation::accepted_roles(&config.roles, &answer),
             association_timeout: config.association_timeout,
             response_timeout: config.response_timeout,
             last_message_id: 0,
@@ -121,49 +133,17 @@ impl Requestor {
             .any(|c| c.abstract_syntax == abstract_syntax && c.transfer_syntax == transfer_syntax)
     }
 
-    /// C-ECHO; needs a context of [`uids::VERIFICATION`].
-    pub fn echo(&mut self) -> Result<Status, AssociationError> {
-        let context = self.contexts.iter().find(|context| context.abstract_syntax == uids::VERIFICATION);
-        let Some(context_id) = context.map(|context| context.id) else {
-            return Err(AssociationError::NoContext {
-                abstract_syntax: uids::VERIFICATION.to_owned(),
-                transfer_syntax: "any".to_owned(),
-            });
-        };
-        let (message_id, command) = self.request(field::ECHO_RQ, uids::VERIFICATION, NO_DATA_SET);
-        let result = self.channel.send_command(context_id, &command);
-        let result = result.and_then(|()| self.response(field::ECHO_RQ, message_id));
-        Ok(self.settle(result)?.status)
+    /// The roles that the peer answered, of those that we proposed; for a class without an answer we are user only.
+    #[must_use]
+    pub fn roles(&self) -> &[RoleSelection] {
+        &self.roles
     }
 
-    /// C-STORE: streams `length_bytes` from `data_set`, which is encoded in `transfer_syntax`, file meta left out.
-    ///
-    /// An answer other than success is no error: see [`Status::is_retryable`]. [`AssociationError::NoContext`] leaves
-    /// the association usable, every other error ends it.
-    pub fn store(
-        &mut self,
-        sop_class_uid: &str,
-        sop_instance_uid: &str,
-        transfer_syntax: &str,
-        data_set: impl Read,
-        length_bytes: u64,
-    ) -> Result<StoreResponse, AssociationError> {
-        let fits = |c: &&NegotiatedContext| {
-            c.abstract_syntax == sop_class_uid && c.transfer_syntax == transfer_syntax
-        };
-        let Some(context_id) = self.contexts.iter().find(fits).map(|context| context.id) else {
-            return Err(AssociationError::NoContext {
-                abstract_syntax: sop_class_uid.to_owned(),
-                transfer_syntax: transfer_syntax.to_owned(),
-            });
-        };
-        let (message_id, command) = self.request(field::STORE_RQ, sop_class_uid, HAS_DATA_SET);
-        let command = command
-            .with_u16(element::PRIORITY, 0)
-            .with_uid(element::AFFECTED_SOP_INSTANCE_UID, sop_instance_uid);
-        let result = self.channel.send_with_data(context_id, &command, data_set, length_bytes);
-        let result = result.and_then(|()| self.response(field::STORE_RQ, message_id));
-        self.settle(result)
+    /// In which transfer syntax [`find`](Self::find) and the N-services send and receive data sets of
+    /// `abstract_syntax`; `None` when the peer did not accept it.
+    #[must_use]
+    pub fn transfer_syntax_of(&self, abstract_syntax: &str) -> Option<&str> {
+        self.context_of(abstract_syntax).map(|context| context.transfer_syntax.as_str())
     }
 
     /// Releases the association in order.
@@ -190,48 +170,83 @@ impl Requestor {
                 Received::ReleaseRequest => {
                     self.channel.wire.write_short(pdu_type::RELEASE_RP, [0; 4], "releasing")?;
                 }
-                // We asked for nothing that could be answered now.
-                Received::Command { .. } => {
-                    return Err(AssociationError::protocol("command after our release request"));
+                // PS3.8 table 9-10, state 7: the peer may still send, an N-EVENT-REPORT for instance, until it reads our
+                // request. Without an answer it has to come again on another association.
+                Received::Command { context_id, command } => {
+                    if command.has_data_set() {
+                        self.channel.drain(context_id)?;
+                    }
                 }
             }
         }
     }
 
-    /// A request of ours with the next message id, which is never 0.
-    fn request(&mut self, operation: u16, sop_class_uid: &str, data_set_type: u16) -> (u16, CommandSet) {
-        self.last_message_id = self.last_message_id.checked_add(1).unwrap_or(1);
-        let command = CommandSet::default()
-            .with_uid(element::AFFECTED_SOP_CLASS_UID, sop_class_uid)
-            .with_u16(element::COMMAND_FIELD, operation)
-            .with_u16(element::MESSAGE_ID, self.last_message_id)
-            .with_u16(element::DATA_SET_TYPE, data_set_type);
-        (self.last_message_id, command)
+    fn context_of(&self, abstract_syntax: &str) -> Option<&NegotiatedContext> {
+        self.contexts.iter().find(|context| context.abstract_syntax == abstract_syntax)
     }
 
-    fn response(&mut self, operation: u16, message_id: u16) -> Result<StoreResponse, AssociationError> {
-        let (context_id, command) = match self.channel.read_command(Instant::now() + self.response_timeout)? {
-            Received::Command { context_id, command } => (context_id, command),
-            _ => return Err(AssociationError::protocol("release instead of a response")),
-        };
+    /// The next message id, which is never 0.
+    fn next_message_id(&mut self) -> u16 {
+        self.last_message_id = self.last_message_id.checked_add(1).unwrap_or(1);
+        self.last_message_id
+    }
+
+    /// The response to a request of ours, whose data set, if it has one, is still to be read. It must begin by
+    /// `start_by`.
+    fn response(
+        &mut self,
+        operation: u16,
+        context_id: u8,
+        message_id: u16,
+        start_by: Instant,
+    ) -> Result<(CommandSet, Status), AssociationError> {
+        let malformed = |e: crate::command::CommandError| AssociationError::protocol(e.to_string());
+        loop {
+            let (context, command) = match self.channel.read_command(start_by)? {
+                Received::Command { context_id, command } => (context_id, command),
+                _ => return Err(AssociationError::protocol("release instead of a response")),
+            };
+            let got = command.u16(element::COMMAND_FIELD).map_err(malformed)?;
+            if got & field::RESPONSE == 0 {
+                self.refuse(context, got, &command)?;
+                continue;
+            }
+            let to = command.u16(element::MESSAGE_ID_RESPONDED_TO).map_err(malformed)?;
+            if got != operation | field::RESPONSE || to != message_id || context != context_id {
+                let what = format!(
+                    "response {got:#06X} to message {to} in context {context}, expected {:#06X} to {message_id} in \
+                     {context_id}",
+                    operation | field::RESPONSE
+                );
+                return Err(AssociationError::protocol(what));
+            }
+            let status = Status(command.u16(element::STATUS).map_err(malformed)?);
+            return Ok((command, status));
+        }
+    }
+
+    /// Answers a request of the peer, whose requestor we are not: it may come again on an association of its own, as
+    /// an N-EVENT-REPORT of storage commitment does (PS3.4 section J.3.3).
+    fn refuse(
+        &mut self,
+        context_id: u8,
+        operation: u16,
+        command: &CommandSet,
+    ) -> Result<(), AssociationError> {
         if command.has_data_set() {
             self.channel.drain(context_id)?;
         }
-        let malformed = |e: crate::command::CommandError| AssociationError::protocol(e.to_string());
-        let got = command.u16(element::COMMAND_FIELD).map_err(malformed)?;
-        let to = command.u16(element::MESSAGE_ID_RESPONDED_TO).map_err(malformed)?;
-        if got != operation | field::RESPONSE || to != message_id {
-            let what = format!(
-                "response {got:#06X} to message {to}, expected {:#06X} to {message_id}",
-                operation | field::RESPONSE
-            );
-            return Err(AssociationError::protocol(what));
+        if operation == field::CANCEL_RQ {
+            return Ok(());
         }
-        let status = Status(command.u16(element::STATUS).map_err(malformed)?);
-        Ok(StoreResponse {
-            status,
-            error_comment: command.text(element::ERROR_COMMENT).map(|text| printable(&text)),
-        })
+        let message_id = command.u16(element::MESSAGE_ID);
+        let message_id = message_id.map_err(|e| AssociationError::protocol(e.to_string()))?;
+        let response = CommandSet::default()
+            .with_u16(element::COMMAND_FIELD, operation | field::RESPONSE)
+            .with_u16(element::MESSAGE_ID_RESPONDED_TO, message_id)
+            .with_u16(element::DATA_SET_TYPE, NO_DATA_SET)
+            .with_u16(element::STATUS, Status::PROCESSING_FAILURE.0);
+        self.channel.send_command(context_id, &response)
     }
 
     /// Tells the peer about an error that it can still hear.
@@ -243,11 +258,12 @@ impl Requestor {
     }
 }
 
+/// The accepted contexts and the peer's user information.
 fn negotiate(
     wire: &mut Wire,
     rq: AssociationRQ,
     timeout: Duration,
-) -> Result<(Vec<NegotiatedContext>, u32), AssociationError> {
+) -> Result<(Vec<NegotiatedContext>, Vec<UserVariableItem>), AssociationError> {
     let proposed = rq.presentation_contexts.clone();
     let mut bytes = Vec::new();
     write_pdu(&mut bytes, &Pdu::AssociationRQ(rq))
@@ -267,7 +283,7 @@ fn negotiate(
     match negotiation::parse_associate(pdu_type::ASSOCIATE_AC, wire.body())? {
         Pdu::AssociationAC(ac) => {
             let contexts = negotiation::accepted(&proposed, &ac.presentation_contexts);
-            Ok((contexts, negotiation::max_pdu_length(&ac.user_variables)))
+            Ok((contexts, ac.user_variables))
         }
         _ => Err(AssociationError::protocol("not an A-ASSOCIATE-AC")),
     }

@@ -10,18 +10,50 @@ pub struct Status(pub u16);
 impl Status {
     /// The service was performed.
     pub const SUCCESS: Self = Self(0x0000);
-    /// A general failure in processing (PS3.7 section C.5.8).
+    /// The operation goes on: this response is one of several (C-FIND: here is a match).
+    pub const PENDING: Self = Self(0xFF00);
+    /// Like [`Status::PENDING`], and an optional key of the query was not supported (PS3.4 section C.4.1.1.4).
+    pub const PENDING_WITH_WARNING: Self = Self(0xFF01);
+    /// The data set names an element that the class does not have (PS3.7 section C.5).
+    pub const NO_SUCH_ATTRIBUTE: Self = Self(0x0105);
+    /// An element's value is out of range or otherwise wrong.
+    pub const INVALID_ATTRIBUTE_VALUE: Self = Self(0x0106);
+    /// Some elements of the list were not taken: a warning.
+    pub const ATTRIBUTE_LIST_ERROR: Self = Self(0x0107);
+    /// A general failure in processing.
     pub const PROCESSING_FAILURE: Self = Self(0x0110);
+    /// N-CREATE: the SOP instance is there already.
+    pub const DUPLICATE_SOP_INSTANCE: Self = Self(0x0111);
+    /// The SOP instance is not known.
+    pub const NO_SUCH_SOP_INSTANCE: Self = Self(0x0112);
+    /// N-EVENT-REPORT: the event type is not known.
+    pub const NO_SUCH_EVENT_TYPE: Self = Self(0x0113);
+    /// N-EVENT-REPORT, N-ACTION: a parameter is missing, out of range or otherwise wrong.
+    pub const INVALID_ARGUMENT_VALUE: Self = Self(0x0115);
+    /// An element's value was out of range, and a default was taken: a warning.
+    pub const ATTRIBUTE_VALUE_OUT_OF_RANGE: Self = Self(0x0116);
     /// The SOP instance UID violates the rules of UIDs.
     pub const INVALID_SOP_INSTANCE: Self = Self(0x0117);
+    /// The SOP class is not known.
+    pub const NO_SUCH_SOP_CLASS: Self = Self(0x0118);
+    /// The SOP instance is not one of the SOP class.
+    pub const CLASS_INSTANCE_CONFLICT: Self = Self(0x0119);
     /// A required element is missing.
     pub const MISSING_ATTRIBUTE: Self = Self(0x0120);
+    /// A required element has no value.
+    pub const MISSING_ATTRIBUTE_VALUE: Self = Self(0x0121);
     /// The SOP class is not supported on this association.
     pub const SOP_CLASS_NOT_SUPPORTED: Self = Self(0x0122);
+    /// N-ACTION: the action type is not known.
+    pub const NO_SUCH_ACTION_TYPE: Self = Self(0x0123);
     /// The requestor was not authorised.
     pub const NOT_AUTHORIZED: Self = Self(0x0124);
+    /// The message id is that of an operation that is still going on.
+    pub const DUPLICATE_INVOCATION: Self = Self(0x0210);
     /// The operation is not one that was agreed on.
     pub const UNRECOGNIZED_OPERATION: Self = Self(0x0211);
+    /// A parameter was not agreed on for this association.
+    pub const MISTYPED_ARGUMENT: Self = Self(0x0212);
     /// A resource limitation of the responder.
     pub const RESOURCE_LIMITATION: Self = Self(0x0213);
     /// C-STORE: out of resources; send it again later (PS3.4 table B.2-1).
@@ -50,7 +82,13 @@ impl Status {
     /// The service was not performed.
     #[must_use]
     pub fn is_failure(self) -> bool {
-        !self.is_success() && !self.is_warning()
+        !self.is_success() && !self.is_warning() && !self.is_pending()
+    }
+
+    /// More responses to the same request follow.
+    #[must_use]
+    pub fn is_pending(self) -> bool {
+        matches!(self, Self::PENDING | Self::PENDING_WITH_WARNING)
     }
 
     /// A failure that may pass without anybody changing the request: worth the same request again, later.
@@ -70,6 +108,7 @@ impl Status {
             0x0110 => "processing failure",
             0x0111 => "duplicate SOP instance",
             0x0112 => "no such SOP instance",
+            0x0113 => "no such event type",
             0x0115 => "invalid argument value",
             0x0116 => "attribute value out of range",
             0x0117 => "invalid SOP instance",
@@ -78,6 +117,7 @@ impl Status {
             0x0120 => "missing attribute",
             0x0121 => "missing attribute value",
             0x0122 => "SOP class not supported",
+            0x0123 => "no such action type",
             0x0124 => "not authorized",
             0x0210 => "duplicate invocation",
             0x0211 => "unrecognized operation",
@@ -120,7 +160,10 @@ mod tests {
             (0xC000, false, false, false),
             (0x0110, false, false, true),
             (0x0122, false, false, false),
+            (0x0111, false, false, false),
+            (0x0116, false, true, false),
             (0x0124, false, false, false),
+            (0xFE00, false, false, false),
         ];
         for (code, success, warning, retryable) in cases {
             let status = Status(code);
@@ -128,6 +171,9 @@ mod tests {
             assert_eq!(status.is_warning(), warning, "{status}");
             assert_eq!(status.is_failure(), !success && !warning, "{status}");
             assert_eq!(status.is_retryable(), retryable, "{status}");
+        }
+        for status in [Status::PENDING, Status::PENDING_WITH_WARNING] {
+            assert!(status.is_pending() && !status.is_failure() && !status.is_success(), "{status}");
         }
         assert_eq!(Status::OUT_OF_RESOURCES.to_string(), "0xA700 (out of resources)");
     }

@@ -1,13 +1,15 @@
-//! PDUs on a TCP stream (PS3.8 section 9.3). Owns the socket, the one receive buffer, and the deadlines: every wait has
-//! one, for a whole PDU and not for a byte, so that a peer that drips is cut off like one that keeps silent. Never
-//! allocates for a length that it has not checked. Never interprets a command.
+//! PDUs on a stream (PS3.8 section 9.3). Owns the one receive buffer, and the deadlines: every wait has one, for a
+//! whole PDU and not for a byte, so that a peer that drips is cut off like one that keeps silent. Never allocates for a
+//! length that it has not checked. Never interprets a command.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use rustls::Connection;
+
 use crate::error::{AssociationError, Rejection};
+use crate::transport::{Attempt, LINGER, Transport};
 
 /// PDU types (PS3.8 section 9.3.1).
 pub(crate) mod pdu_type {
@@ -28,10 +30,6 @@ pub(crate) const PDV_HEADER_BYTES: usize = 6;
 pub(crate) const ASSOCIATE_BYTES_MAX: usize = 512 * 1024;
 /// Peers that count the headers into the length that we announced are off by these.
 const PDU_SLACK_BYTES: usize = 2 * (PDU_HEADER_BYTES + PDV_HEADER_BYTES);
-/// How long we wait, after our last word, for the peer to read it and close (ARTIM of PS3.8 section 9.1.5, state 13). A
-/// close with unread input would reset the connection and could take our last PDU with it.
-const LINGER: Duration = Duration::from_millis(1000);
-
 /// Deadlines of one PDU.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
@@ -63,10 +61,10 @@ pub(crate) enum Incoming {
     ReleaseReply,
 }
 
-/// A TCP stream with its receive and send buffers.
+/// A stream with its receive buffer.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    transport: Transport,
     peer: SocketAddr,
     /// Only grows, up to the largest PDU seen; the current PDU's variable field is `..body_len`.
     body: Vec<u8>,
@@ -83,7 +81,23 @@ impl Wire {
         let peer = stream.peer_addr().map_err(io)?;
         stream.set_nonblocking(false).map_err(io)?;
         stream.set_nodelay(true).map_err(io)?;
-        Ok(Self { stream, peer, body: Vec::new(), body_len: 0, cursor: 0, write_timeout })
+        let transport = Transport::new(stream);
+        Ok(Self { transport, peer, body: Vec::new(), body_len: 0, cursor: 0, write_timeout })
+    }
+
+    /// Shakes hands within `timeout`; on an error the connection is closed, after our alert if there is one.
+    pub(crate) fn start_tls(
+        &mut self,
+        connection: Connection,
+        timeout: Duration,
+    ) -> Result<(), AssociationError> {
+        let began = Instant::now();
+        let attempt = Attempt { deadline: began + timeout, began, during: "shaking hands for TLS" };
+        let result = self.transport.start_tls(connection, attempt);
+        if let Err(AssociationError::Tls { .. }) = &result {
+            self.transport.close();
+        }
+        result
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -91,7 +105,7 @@ impl Wire {
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.transport.stream()
     }
 
     /// Reads one PDU and returns its type; its variable field is [`Wire::body`].
@@ -101,9 +115,10 @@ impl Wire {
         let began = Instant::now();
         let Patience { start_by, pdu_timeout, end_by, during } = patience;
         let mut header = [0; PDU_HEADER_BYTES];
-        let got = read_some(&mut self.stream, &mut header, start_by.min(end_by), began, during)?;
-        let deadline = end_by.min(Instant::now() + pdu_timeout);
-        read_exact(&mut self.stream, &mut header[got..], deadline, began, during)?;
+        let start = Attempt { deadline: start_by.min(end_by), began, during };
+        let got = self.transport.read_some(&mut header, start)?;
+        let whole = Attempt { deadline: end_by.min(Instant::now() + pdu_timeout), began, during };
+        self.transport.read_exact(&mut header[got..], whole)?;
         let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
         let limit = length_max.saturating_add(PDU_SLACK_BYTES);
         if length > limit {
@@ -115,7 +130,7 @@ impl Wire {
         if self.body.len() < length {
             self.body.resize(length, 0);
         }
-        read_exact(&mut self.stream, &mut self.body[..length], deadline, began, during)?;
+        self.transport.read_exact(&mut self.body[..length], whole)?;
         self.body_len = length;
         // Nothing of it is a PDV until `next` says so.
         self.cursor = length;
@@ -170,28 +185,7 @@ impl Wire {
     /// Writes all of `bytes` before the write timeout.
     pub(crate) fn write(&mut self, bytes: &[u8], during: &'static str) -> Result<(), AssociationError> {
         let began = Instant::now();
-        let deadline = began + self.write_timeout;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(AssociationError::timeout(during, began.elapsed()));
-            }
-            let io = |source| AssociationError::Io { during, source };
-            self.stream.set_write_timeout(Some(left)).map_err(io)?;
-            match self.stream.write(rest) {
-                Ok(0) => return Err(AssociationError::Closed { during }),
-                Ok(n) => rest = &rest[n..],
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
-                Err(e) if is_closed(&e) => return Err(AssociationError::Closed { during }),
-                Err(e) => return Err(io(e)),
-            }
-        }
-        Ok(())
+        self.transport.write_all(bytes, Attempt { deadline: began + self.write_timeout, began, during })
     }
 
     /// Sends a PDU whose variable field is four bytes: release, rejection, abort (PS3.8 sections 9.3.4 to 9.3.8).
@@ -216,6 +210,8 @@ impl Wire {
             AssociationError::Protocol { .. } => [0, 0, 2, 2],
             AssociationError::PduTooLong { .. } => [0, 0, 2, 6],
             AssociationError::Source { .. } | AssociationError::NoContext { .. } => [0; 4],
+            // Nothing can be said any more, but the alert that was sent should arrive.
+            AssociationError::Tls { .. } => return self.close(),
             _ => return,
         };
         self.abort(field);
@@ -231,60 +227,8 @@ impl Wire {
 
     /// Ends our side, and waits a little for the peer to end its own.
     pub(crate) fn close(&mut self) {
-        let deadline = Instant::now() + LINGER;
-        if self.stream.shutdown(Shutdown::Write).is_err() {
-            return;
-        }
-        let mut scrap = [0; 4096];
-        while read_some(&mut self.stream, &mut scrap, deadline, Instant::now(), "closing").is_ok() {}
+        self.transport.close();
     }
-}
-
-/// Reads at least one byte before `deadline`.
-fn read_some(
-    stream: &mut TcpStream,
-    buffer: &mut [u8],
-    deadline: Instant,
-    began: Instant,
-    during: &'static str,
-) -> Result<usize, AssociationError> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(AssociationError::timeout(during, began.elapsed()));
-        }
-        let io = |source| AssociationError::Io { during, source };
-        stream.set_read_timeout(Some(left)).map_err(io)?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(AssociationError::Closed { during }),
-            Ok(n) => return Ok(n),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                ) => {}
-            Err(e) if is_closed(&e) => return Err(AssociationError::Closed { during }),
-            Err(e) => return Err(io(e)),
-        }
-    }
-}
-
-fn read_exact(
-    stream: &mut TcpStream,
-    mut buffer: &mut [u8],
-    deadline: Instant,
-    began: Instant,
-    during: &'static str,
-) -> Result<(), AssociationError> {
-    while !buffer.is_empty() {
-        let n = read_some(stream, buffer, deadline, began, during)?;
-        buffer = &mut buffer[n..];
-    }
-    Ok(())
-}
-
-fn is_closed(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
 }
 
 /// The PDV at `at` of a P-DATA-TF's variable field, and where it ends (PS3.8 section 9.3.5.1 and annex E.2).

@@ -2,19 +2,16 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use common::raw::{COMMAND, LAST, Peer, encode, p_data, pdu};
 use common::{Scp, impatient, patient};
-use dicom_ul::pdu::{AssociationRQ, Pdu, PresentationContextProposed, UserVariableItem, write_pdu};
+use dicom_ul::pdu::{AssociationRQ, PresentationContextProposed, UserVariableItem};
 use dimse::command::{CommandSet, NO_DATA_SET, element, field};
 use dimse::{AssociationError, Status, uids};
 
 const CT_CONTEXT: u8 = 1;
 const ECHO_CONTEXT: u8 = 3;
-const COMMAND: u8 = 1;
-const LAST: u8 = 2;
 
 fn request() -> AssociationRQ {
     let context = |id, abstract_syntax: &str, transfer_syntaxes: &[&str]| PresentationContextProposed {
@@ -37,30 +34,6 @@ fn request() -> AssociationRQ {
     }
 }
 
-fn encode(rq: AssociationRQ) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    write_pdu(&mut bytes, &Pdu::AssociationRQ(rq)).expect("encodable");
-    bytes
-}
-
-/// A P-DATA-TF of the given (context, control header, data).
-fn p_data(pdvs: &[(u8, u8, &[u8])]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (context_id, control, data) in pdvs {
-        body.extend_from_slice(&(data.len() as u32 + 2).to_be_bytes());
-        body.extend_from_slice(&[*context_id, *control]);
-        body.extend_from_slice(data);
-    }
-    pdu(4, &body)
-}
-
-fn pdu(pdu_type: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![pdu_type, 0];
-    bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(body);
-    bytes
-}
-
 fn echo(message_id: u16) -> Vec<u8> {
     CommandSet::default()
         .with_uid(element::AFFECTED_SOP_CLASS_UID, uids::VERIFICATION)
@@ -80,56 +53,15 @@ fn store(message_id: u16) -> Vec<u8> {
         .encode()
 }
 
-struct Peer(TcpStream);
+fn connect(scp: &Scp) -> Peer {
+    Peer::connect(scp.address)
+}
 
-impl Peer {
-    fn connect(scp: &Scp) -> Self {
-        let stream = TcpStream::connect(scp.address).expect("listening");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("settable");
-        stream.set_nodelay(true).expect("settable");
-        Self(stream)
-    }
-
-    fn associate(scp: &Scp) -> Self {
-        let mut peer = Self::connect(scp);
-        peer.send(&encode(request()));
-        assert_eq!(peer.read().expect("answered").0, 2, "A-ASSOCIATE-AC");
-        peer
-    }
-
-    /// May fail: the acceptor may be gone already, which is what some tests want.
-    fn send(&mut self, bytes: &[u8]) -> bool {
-        self.0.write_all(bytes).is_ok()
-    }
-
-    /// The next PDU, or `None` when the connection ended.
-    fn read(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut header = [0; 6];
-        self.0.read_exact(&mut header).ok()?;
-        let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
-        let mut body = vec![0; length as usize];
-        self.0.read_exact(&mut body).ok()?;
-        Some((header[0], body))
-    }
-
-    /// The command set of the next P-DATA-TF.
-    fn response(&mut self) -> CommandSet {
-        let (pdu_type, body) = self.read().expect("answered");
-        assert_eq!(pdu_type, 4);
-        CommandSet::parse(&body[6..]).expect("a command set")
-    }
-
-    fn assert_response(&mut self, operation: u16, message_id: u16, status: Status) {
-        let response = self.response();
-        assert_eq!(response.u16(element::COMMAND_FIELD), Ok(operation | field::RESPONSE));
-        assert_eq!(response.u16(element::MESSAGE_ID_RESPONDED_TO), Ok(message_id));
-        assert_eq!(response.u16(element::STATUS).map(Status), Ok(status));
-    }
-
-    fn release(mut self) {
-        self.send(&pdu(5, &[0; 4]));
-        assert_eq!(self.read().expect("answered"), (6, vec![0; 4]), "A-RELEASE-RP");
-    }
+fn associate(scp: &Scp) -> Peer {
+    let mut peer = connect(scp);
+    peer.send(&encode(request()));
+    assert_eq!(peer.read().expect("answered").0, 2, "A-ASSOCIATE-AC");
+    peer
 }
 
 fn one_error(scp: Scp) -> AssociationError {
@@ -139,7 +71,7 @@ fn one_error(scp: Scp) -> AssociationError {
 #[test]
 fn contexts_are_answered_one_by_one() {
     let scp = Scp::start(1, patient());
-    let mut peer = Peer::connect(&scp);
+    let mut peer = connect(&scp);
     peer.send(&encode(request()));
     let (pdu_type, body) = peer.read().expect("answered");
     assert_eq!(pdu_type, 2);
@@ -168,7 +100,7 @@ fn protocol_rejections() {
         let scp = Scp::start(1, patient());
         let mut rq = request();
         edit(&mut rq);
-        let mut peer = Peer::connect(&scp);
+        let mut peer = connect(&scp);
         peer.send(&encode(rq));
         assert_eq!(peer.read().expect("answered"), (3, want.to_vec()));
         drop(peer);
@@ -179,7 +111,7 @@ fn protocol_rejections() {
         let scp = Scp::start(1, patient());
         let mut bytes = encode(request());
         bytes[6 + field..6 + field + 16].fill(b' ');
-        let mut peer = Peer::connect(&scp);
+        let mut peer = connect(&scp);
         peer.send(&bytes);
         assert_eq!(peer.read().expect("answered"), (3, want.to_vec()));
         drop(peer);
@@ -210,7 +142,7 @@ fn before_the_association() {
     ];
     for (name, bytes) in cases {
         let scp = Scp::start(1, patient());
-        let mut peer = Peer::connect(&scp);
+        let mut peer = connect(&scp);
         peer.send(&bytes);
         assert_eq!(peer.read().map(|(pdu_type, _)| pdu_type), Some(7), "{name}: A-ABORT");
         drop(peer);
@@ -227,7 +159,7 @@ fn silence_and_dripping_end_at_the_deadline() {
     // Before the association: nothing, or a byte of the request every 50 ms.
     for drip in [false, true] {
         let scp = Scp::start(1, impatient());
-        let mut peer = Peer::connect(&scp);
+        let mut peer = connect(&scp);
         let began = Instant::now();
         if drip {
             for byte in encode(request()).chunks(1) {
@@ -253,7 +185,7 @@ fn dripping_inside_a_message_ends_at_the_deadline() {
     let many: Vec<u8> = (0..1000).flat_map(|_| p_data(&[(CT_CONTEXT, 0, &[0])])).collect();
     for (name, bytes, step, limit_ms) in [("bytes", one, 1, 300), ("fragments", many, 13, 900)] {
         let scp = Scp::start(1, impatient());
-        let mut peer = Peer::associate(&scp);
+        let mut peer = associate(&scp);
         peer.send(&p_data(&[(CT_CONTEXT, COMMAND | LAST, &store(1))]));
         let began = Instant::now();
         for part in bytes.chunks(step) {
@@ -273,7 +205,7 @@ fn dripping_inside_a_message_ends_at_the_deadline() {
 #[test]
 fn fragments_in_every_shape() {
     let scp = Scp::start(1, patient());
-    let mut peer = Peer::associate(&scp);
+    let mut peer = associate(&scp);
     // Command and data set in one PDU, the command in two fragments.
     let command = store(1);
     let (head, tail) = command.split_at(11);
@@ -304,7 +236,7 @@ fn unknown_operations_are_answered() {
     const FIND_RQ: u16 = 0x0020;
     const N_GET_RQ: u16 = 0x0110;
     let scp = Scp::start(1, patient());
-    let mut peer = Peer::associate(&scp);
+    let mut peer = associate(&scp);
     let command = |operation, data_set_type| {
         CommandSet::default()
             .with_u16(element::COMMAND_FIELD, operation)
@@ -318,7 +250,7 @@ fn unknown_operations_are_answered() {
     ]));
     peer.assert_response(FIND_RQ, 9, Status::UNRECOGNIZED_OPERATION);
     peer.send(&p_data(&[(CT_CONTEXT, COMMAND | LAST, &command(N_GET_RQ, NO_DATA_SET))]));
-    peer.assert_response(N_GET_RQ, 9, Status::UNRECOGNIZED_OPERATION);
+    peer.assert_response(N_GET_RQ, 9, Status::MISSING_ATTRIBUTE);
     // A store without identifiers, then one without a data set; a cancel, which has no answer.
     peer.send(&p_data(&[
         (CT_CONTEXT, COMMAND | LAST, &command(field::STORE_RQ, 1)),
@@ -362,7 +294,7 @@ fn violations_on_the_association_are_aborted() {
     ];
     for (name, bytes) in cases {
         let scp = Scp::start(1, patient());
-        let mut peer = Peer::associate(&scp);
+        let mut peer = associate(&scp);
         peer.send(&bytes);
         assert_eq!(peer.read().map(|(pdu_type, _)| pdu_type), Some(7), "{name}: A-ABORT");
         drop(peer);
@@ -380,7 +312,7 @@ fn violations_on_the_association_are_aborted() {
 fn aborted_and_cut_inside_a_data_set() {
     for abort in [true, false] {
         let scp = Scp::start(1, patient());
-        let mut peer = Peer::associate(&scp);
+        let mut peer = associate(&scp);
         peer.send(&p_data(&[(CT_CONTEXT, COMMAND | LAST, &store(1)), (CT_CONTEXT, 0, b"ab")]));
         if abort {
             peer.send(&pdu(7, &[0, 0, 2, 1]));

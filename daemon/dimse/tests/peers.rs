@@ -4,11 +4,11 @@
 mod common;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
+use common::peers::{assert_ok, dcmtk, free_port, pynetdicom, python, run, start};
 use common::{Scp, data_set, file};
 use dimse::acceptor::AcceptorConfig;
 use dimse::requestor::{Requestor, RequestorConfig};
@@ -23,67 +23,6 @@ const OURS: ContextTable<'static> = &[
     (CT, &[EXPLICIT]),
     (CT, &[uids::IMPLICIT_VR_LITTLE_ENDIAN]),
 ];
-
-/// Whether `program` starts; says so when it does not.
-fn installed(program: &str, arguments: &[&str]) -> bool {
-    let found = Command::new(program)
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !found {
-        println!("skipped: no {program} {}", arguments.join(" "));
-    }
-    found
-}
-
-fn dcmtk(program: &str) -> bool {
-    installed(program, &["--version"])
-}
-
-fn python() -> String {
-    std::env::var("TRIAGED_PYTHON").unwrap_or_else(|_| "python3".to_owned())
-}
-
-fn pynetdicom() -> bool {
-    installed(&python(), &["-c", "import pynetdicom"])
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
-}
-
-/// A peer's process, ended with the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a provider and waits until it listens on `address`.
-fn start(command: &mut Command, address: SocketAddr) -> Process {
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed");
-    let process = Process(child);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while std::net::TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "{command:?} does not listen");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    process
-}
-
-fn run(program: &str, arguments: &[&str]) -> Output {
-    Command::new(program).args(arguments).env("TCP_NODELAY", "1").output().expect("it is installed")
-}
-
-fn assert_ok(output: &Output) {
-    let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
-}
 
 fn connect(
     address: SocketAddr,

@@ -121,9 +121,9 @@ impl Canvas {
         y + lines.len() * style.0.line()
     }
 
-    /// The finished image.
-    pub fn finish(self) -> Picture {
-        Picture { width: self.width, height: self.height, rgb: self.rgb }
+    /// The finished image, and in words what it shows.
+    pub fn finish(self, shows: &'static str) -> Picture {
+        Picture { width: self.width, height: self.height, rgb: self.rgb, shows }
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
         let mut canvas = Canvas::new(4, 4, [0.0; 3]);
         canvas.text((4, 0), "A", (LARGE, [1.0; 3]));
         canvas.rectangle(5, 5, 9, 9, [1.0; 3]);
-        assert!(canvas.finish().rgb.iter().all(|b| *b == 0));
+        assert!(canvas.finish("").rgb.iter().all(|b| *b == 0));
     }
 
     #[test]

@@ -32,6 +32,18 @@ impl DataSet {
         self.put(tag, b"US", value.to_le_bytes());
     }
 
+    /// Adds a sequence of items, each with its length (PS3.5 section 7.5).
+    pub fn put_sequence(&mut self, tag: Tag, items: impl IntoIterator<Item = DataSet>) {
+        let mut value = Vec::new();
+        for item in items {
+            let item = item.write();
+            value.extend([0xfe, 0xff, 0x00, 0xe0]); // Item (FFFE,E000)
+            value.extend((item.len() as u32).to_le_bytes());
+            value.extend(item);
+        }
+        self.put(tag, b"SQ", value);
+    }
+
     /// The bytes of the data set.
     pub fn write(mut self) -> Vec<u8> {
         self.elements.sort_by_key(|(tag, ..)| *tag);
@@ -54,7 +66,7 @@ impl DataSet {
 
 /// PS3.5 section 7.1.2: these VRs have two reserved bytes and a 32-bit length. Only those written here.
 fn has_long_length(vr: &[u8; 2]) -> bool {
-    matches!(vr, b"OB" | b"OW" | b"SQ" | b"UN" | b"UT")
+    matches!(vr, b"OB" | b"OW" | b"SQ" | b"UC" | b"UN" | b"UR" | b"UT")
 }
 
 /// Preamble, prefix and file meta information (PS3.10 section 7.1): what precedes the data set in a file.
@@ -89,6 +101,17 @@ mod tests {
         set.put_u16(Tag(0x0028, 0x0010), 513);
         let want: &[u8] = b"\x08\0\x18\0UI\x04\x001.2\0\x10\0\x10\0PN\x04\0A^B \x28\0\x10\0US\x02\0\x01\x02\
             \xe0\x7f\x10\0OB\0\0\x04\0\0\0\x01\x02\x03\0";
+        assert_eq!(set.write(), want);
+    }
+
+    #[test]
+    fn items_have_their_lengths() {
+        let mut item = DataSet::default();
+        item.put(Tag(0x0008, 0x0100), b"SH", "mm");
+        let mut set = DataSet::default();
+        set.put_sequence(Tag(0x0040, 0x08ea), [item, DataSet::default()]);
+        let want: &[u8] = b"\x40\0\xea\x08SQ\0\0\x1a\0\0\0\xfe\xff\0\xe0\x0a\0\0\0\x08\0\0\x01SH\x02\0mm\
+            \xfe\xff\0\xe0\0\0\0\0";
         assert_eq!(set.write(), want);
     }
 

@@ -1,20 +1,33 @@
-//! What the appliance sends: pictures and Secondary Captures, built from an outcome.
+//! What the appliance sends, built from an outcome: pictures, Secondary Captures, reports, segmentations, messages.
 //!
 //! Pure: no I/O, no clock, no randomness. The same arguments give the same bytes, so that a result that is built
 //! again after a power cut is the same object to its receiver.
 mod canvas;
+pub mod case;
+pub mod charset;
 mod colour;
 mod dataset;
+pub mod hl7;
+mod masks;
 pub mod picture;
+pub mod procedure_step;
 pub mod projection;
+mod references;
+mod resample;
 pub mod secondary_capture;
+pub mod segmentation;
+pub mod slice_picture;
 pub mod source;
+pub mod structured_report;
+#[cfg(test)]
+mod testing;
 pub mod time;
-mod uid;
+pub mod uid;
 
+pub use case::{Case, DicomResult, Identity, Kind};
 pub use colour::lesion_colour;
+pub use masks::Masks;
 pub use picture::{Picture, render};
 pub use projection::{CoronalProjection, ProjectionError};
-pub use secondary_capture::{Identity, SecondaryCapture, build};
-pub use source::{RawElement, SOURCE_TAGS, SourceStudy, SourceTag, Tag};
+pub use source::{RawElement, SOURCE_TAGS, SourceImage, SourceSeries, SourceStudy, SourceTag, Tag};
 pub use time::DateTime;

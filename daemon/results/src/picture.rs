@@ -1,5 +1,5 @@
 //! The picture of an outcome, for a technician in a dark control room: the verdict in words, the coronal projection
-//! with the affected share in colour, and the numbers, so that nothing depends on colour vision alone.
+//! with, when asked for, the affected share in colour, and the numbers, so that nothing depends on colour vision alone.
 //!
 //! It shows no patient's name, identifier or date: the DICOM header holds those. It never decides anything.
 use crate::canvas::{BODY, Canvas, HUGE, LARGE, MEDIUM, SMALL, STRONG};
@@ -19,6 +19,8 @@ const BANNER_HEIGHT: usize = 84;
 /// Left upper corner and size of the projection.
 const PANEL_AT: (usize, usize) = (MARGIN, 146);
 const PANEL_SIZE: (usize, usize) = (620, 510);
+/// Without colours there is no scale bar, and the projection has its place.
+const PANEL_HEIGHT_PLAIN: usize = 590;
 /// The scale bar, below the projection.
 const BAR_AT: (usize, usize) = (MARGIN + 60, 696);
 const BAR_SIZE: (usize, usize) = (500, 14);
@@ -35,6 +37,8 @@ pub struct Picture {
     pub height: usize,
     /// Rows from the top, pixels from the left, red, green, blue: `width * height * 3` bytes.
     pub rgb: Vec<u8>,
+    /// What it shows, in words of ASCII, without a full stop.
+    pub shows: &'static str,
 }
 
 impl Picture {
@@ -55,22 +59,30 @@ impl Picture {
 
 /// Draws the picture of an outcome, [`WIDTH`] × [`HEIGHT`].
 ///
+/// Without `colours` nothing is marked in the projection; the words and the numbers stay.
+///
 /// A study that was not evaluated has its reason in words in the place of the projection. So has an outcome whose
 /// `projection` is absent or can't be drawn: the flag must not fail for want of its picture.
-pub fn render(outcome: &Outcome, projection: Option<&CoronalProjection>) -> Picture {
+pub fn render(outcome: &Outcome, projection: Option<&CoronalProjection>, colours: bool) -> Picture {
     let mut canvas = Canvas::new(WIDTH, HEIGHT, BACKGROUND);
     banner(&mut canvas, &outcome.verdict);
     match &outcome.verdict {
         Verdict::Flagged(findings) | Verdict::NotFlagged(findings) => {
             sides(&mut canvas, findings);
-            panel(&mut canvas, projection);
-            scale_bar(&mut canvas);
+            panel(&mut canvas, projection, colours);
+            if colours {
+                scale_bar(&mut canvas);
+            }
             numbers(&mut canvas, findings);
         }
         Verdict::NotEvaluated(reason) => notice(&mut canvas, &reason.to_string()),
     }
-    footer(&mut canvas);
-    canvas.finish()
+    footer(&mut canvas, (WIDTH, HEIGHT), HEIGHT - FOOTER_Y);
+    canvas.finish(match (&outcome.verdict, colours) {
+        (Verdict::NotEvaluated(_), _) => "Notice that the study was not evaluated",
+        (_, true) => "Coronal mean projection with the affected share of the lung along the ray in colour",
+        (_, false) => "Coronal mean projection",
+    })
 }
 
 /// The verdict, over the whole width. Not flagged is not green: it is no statement that the study is normal.
@@ -104,24 +116,25 @@ fn sides(canvas: &mut Canvas, findings: &Findings) {
     canvas.text_centred(((left + right) / 2, y + 6), "affected share of each lung", (BODY, FAINT));
 }
 
-fn panel(canvas: &mut Canvas, projection: Option<&CoronalProjection>) {
-    canvas.rectangle(PANEL_AT.0, PANEL_AT.1, PANEL_SIZE.0, PANEL_SIZE.1, PANEL);
-    let why = match projection.map(|p| p.draw(canvas, PANEL_AT, PANEL_SIZE)) {
-        Some(Ok(placed)) => return length_bar(canvas, placed.pixels_per_mm),
+fn panel(canvas: &mut Canvas, projection: Option<&CoronalProjection>, colours: bool) {
+    let (width, height) = (PANEL_SIZE.0, if colours { PANEL_SIZE.1 } else { PANEL_HEIGHT_PLAIN });
+    canvas.rectangle(PANEL_AT.0, PANEL_AT.1, width, height, PANEL);
+    let why = match projection.map(|p| p.draw(canvas, PANEL_AT, (width, height), colours)) {
+        Some(Ok(placed)) => return length_bar(canvas, placed.pixels_per_mm, PANEL_AT.1 + height - 2),
         Some(Err(error)) => error.to_string(),
         None => "no projection was made".to_owned(),
     };
-    let at = (PANEL_AT.0 + MARGIN, PANEL_AT.1 + PANEL_SIZE.1 / 2);
-    canvas.paragraph(at, (PANEL_SIZE.0 - 2 * MARGIN, 4), &why, (BODY, FAINT));
+    let at = (PANEL_AT.0 + MARGIN, PANEL_AT.1 + height / 2);
+    canvas.paragraph(at, (width - 2 * MARGIN, 4), &why, (BODY, FAINT));
 }
 
 /// 10 cm at the projection's scale, or 1 cm where 10 do not fit. Beside the projection: it hides no anatomy.
-fn length_bar(canvas: &mut Canvas, pixels_per_mm: f64) {
+fn length_bar(canvas: &mut Canvas, pixels_per_mm: f64, y: usize) {
     let pixels = |mm: f64| (mm * pixels_per_mm).round() as usize;
     let most = WIDTH - MARGIN - NUMBERS_X;
     let fitting = [(100.0, "10 cm"), (10.0, "1 cm")].into_iter().find(|(mm, _)| pixels(*mm) < most);
     let Some((mm, label)) = fitting else { return };
-    let (length, x, y) = (pixels(mm).max(2), NUMBERS_X, PANEL_AT.1 + PANEL_SIZE.1 - 2);
+    let (length, x) = (pixels(mm).max(2), NUMBERS_X);
     canvas.rectangle(x, y, length, 2, TEXT);
     for end in [x, x + length - 2] {
         canvas.rectangle(end, y - 8, 2, 10, TEXT);
@@ -189,11 +202,16 @@ fn notice(canvas: &mut Canvas, reason: &str) {
     canvas.paragraph((MARGIN + 40, y + 48), (width, 2), advice, (MEDIUM, WARNING));
 }
 
-fn footer(canvas: &mut Canvas) {
-    canvas.rectangle(0, FOOTER_Y, WIDTH, HEIGHT - FOOTER_Y, [0.0; 3]);
-    canvas.rectangle(0, FOOTER_Y, WIDTH, 2, WARNING);
-    let y = FOOTER_Y + 2 + (HEIGHT - FOOTER_Y - 2 - LARGE.line()) / 2;
-    canvas.text_centred((WIDTH / 2, y), WARNING_TEXT, (LARGE, WARNING));
+/// The warning, over the whole width of a picture of `size`, in its lowest `high` rows.
+pub(crate) fn footer(canvas: &mut Canvas, size: (usize, usize), high: usize) {
+    let top = size.1 - high;
+    canvas.rectangle(0, top, size.0, high, [0.0; 3]);
+    canvas.rectangle(0, top, size.0, 2, WARNING);
+    canvas.text_centred(
+        (size.0 / 2, top + 2 + (high - 2 - LARGE.line()) / 2),
+        WARNING_TEXT,
+        (LARGE, WARNING),
+    );
 }
 
 /// Affected share of each lung in words.
@@ -204,7 +222,7 @@ fn affected(findings: &Findings) -> Sides<String> {
 }
 
 /// A share of 0 to 1 in percent. A lesion that rounds to nothing is not shown as none.
-fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     match share * 100.0 {
         p if !p.is_finite() => "n/a".to_owned(),
         p if p > 0.0 && p < 0.1 => "<0.1 %".to_owned(),

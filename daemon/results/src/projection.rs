@@ -1,8 +1,9 @@
 //! The coronal projection of a CT, as the pipeline sums it up, and its rendering at a given size: an X-ray-like grey
-//! with the share of affected lung along each ray in colour. It owns the resampling; the page around it is
+//! with, when asked for, the share of affected lung along each ray in colour. The page around it is
 //! [`crate::picture`]'s.
 use crate::canvas::Canvas;
 use crate::colour;
+use crate::resample::{SMOOTH, resample, taps};
 
 /// Bound on the number of values in one map: far above any series (4096 slices of 2048 columns), far below what
 /// would take a noticeable part of the memory.
@@ -111,7 +112,8 @@ impl CoronalProjection {
         Ok(())
     }
 
-    /// Draws it as large as fits into `size` pixels, centred, with the same scale along both axes.
+    /// Draws it as large as fits into `size` pixels, centred, with the same scale along both axes. Without `colours`
+    /// lungs and lesions are not marked.
     ///
     /// # Errors
     /// [`ProjectionError`] before anything is drawn.
@@ -120,6 +122,7 @@ impl CoronalProjection {
         canvas: &mut Canvas,
         (x, y): (usize, usize),
         (width, height): (usize, usize),
+        colours: bool,
     ) -> Result<Placed, ProjectionError> {
         self.check()?;
         let density: Vec<f32> = self.mean_density.iter().map(|v| finite(*v).min(1.0)).collect();
@@ -129,8 +132,8 @@ impl CoronalProjection {
         let pixels_per_mm = (width as f64 / width_mm).min(height as f64 / height_mm);
         let fit = |mm: f64, most: usize| ((mm * pixels_per_mm).round() as usize).clamp(1, most);
         let (w, h) = (fit(width_mm, width), fit(height_mm, height));
-        let across = taps(first, last + 1, w);
-        let down = taps(0, self.slices, h);
+        let across = taps(first, last + 1, w, SMOOTH);
+        let down = taps(0, self.slices, h, SMOOTH);
         let map = |values: &[f32]| resample(values, self.columns, &across, &down);
         let grey = contrast(&map(&density), w, h, (DETAIL_MM * pixels_per_mm).round() as usize);
         let lung = map(&self.lung.iter().map(|v| finite(*v)).collect::<Vec<_>>());
@@ -138,7 +141,7 @@ impl CoronalProjection {
         let full = FULL_TINT_SHARE * lung.iter().copied().fold(0.0, f32::max);
         let (x, y) = (x + (width - w) / 2, y + (height - h) / 2);
         for i in 0..w * h {
-            let tinted = lung[i] > 0.0;
+            let tinted = colours && lung[i] > 0.0;
             let fraction = if tinted { (lesion[i] / lung[i]).min(1.0) } else { 0.0 };
             let alpha = if tinted { (lung[i] / full).min(1.0) } else { 0.0 };
             canvas.blend(x + i % w, y + i / w, colour::tint(grey[i], fraction, alpha), 1.0);
@@ -167,57 +170,6 @@ impl CoronalProjection {
 /// NaN, infinities and negative values count as nothing.
 fn finite(value: f32) -> f32 {
     if value.is_finite() { value.max(0.0) } else { 0.0 }
-}
-
-/// For each output sample the first input sample and the weights from there on.
-type Taps = Vec<(usize, Vec<f32>)>;
-
-/// Weights that resample the inputs `start..stop` to `outputs` samples: a cubic B-spline, widened when the result is
-/// coarser than the input. It has no negative lobes, so masks get no halos.
-fn taps(start: usize, stop: usize, outputs: usize) -> Taps {
-    let step = (stop - start) as f64 / outputs as f64;
-    let width = step.max(1.0);
-    (0..outputs)
-        .map(|i| {
-            let centre = start as f64 + (i as f64 + 0.5) * step - 0.5;
-            let low = (centre - 2.0 * width).ceil().max(start as f64) as usize;
-            let high = ((centre + 2.0 * width).floor() as usize).clamp(low, stop - 1);
-            let weights: Vec<f64> = (low..=high).map(|k| spline((k as f64 - centre) / width)).collect();
-            let sum: f64 = weights.iter().sum();
-            (low, weights.iter().map(|w| (w / sum) as f32).collect())
-        })
-        .collect()
-}
-
-/// Cubic B-spline.
-fn spline(x: f64) -> f64 {
-    let x = x.abs();
-    if x < 1.0 {
-        (4.0 - 6.0 * x * x + 3.0 * x * x * x) / 6.0
-    } else if x < 2.0 {
-        (2.0 - x) * (2.0 - x) * (2.0 - x) / 6.0
-    } else {
-        0.0
-    }
-}
-
-fn resample(values: &[f32], columns: usize, across: &Taps, down: &Taps) -> Vec<f32> {
-    let narrow: Vec<f32> = values
-        .chunks_exact(columns)
-        .flat_map(|row| {
-            across.iter().map(|(first, weights)| {
-                weights.iter().zip(&row[*first..]).map(|(weight, value)| weight * value).sum::<f32>()
-            })
-        })
-        .collect();
-    let width = across.len();
-    let mut out = Vec::with_capacity(width * down.len());
-    for (first, weights) in down {
-        for x in 0..width {
-            out.push(weights.iter().enumerate().map(|(k, w)| w * narrow[(first + k) * width + x]).sum());
-        }
-    }
-    out
 }
 
 /// Stretches a density to a grey of 0 to 1: percentiles of the body, so that neither a metal implant nor the air

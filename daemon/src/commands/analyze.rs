@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         progress.finish_and_clear();
         if let Some(out) = &args.out {
             let dir = out.join(files::folder_name(study.as_str()));
-            let picture = report::picture(&finished).to_png();
+            let picture = report::picture(&finished, true).to_png();
             write_results(&dir, &finished.outcome, finished.evaluation.as_ref(), instances, &picture)
                 .with_context(|| format!("results of study {study} in {}", dir.display()))?;
         }

@@ -1,7 +1,9 @@
-//! `triaged bench`: a whole study by stage, and the intake against DCMTK's `storescp`. A table, or JSON.
+//! `triaged bench`: a whole study by stage, its results on their way to four destinations, and the intake against
+//! DCMTK's `storescp`. A table, or JSON.
 //!
 //! Figures of one run on one machine: compare ratios within a run, not seconds between machines.
-use crate::appliance;
+use crate::appliance::{self, Appliance, Notice};
+use crate::commands::hospital::{self, Department};
 use crate::config::Config;
 use crate::database::Database;
 use crate::instance::Instance;
@@ -18,6 +20,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use study::{Mode, Policy};
+
+/// Longest time that the benchmark waits for something to happen.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Arguments of `triaged bench`.
 #[derive(clap::Args)]
@@ -44,6 +49,15 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Report {
+    #[serde(flatten)]
+    study: StudyReport,
+    delivery: DeliveryReport,
+    intake: Option<IntakeReport>,
+}
+
+/// A study from its files to the outcome.
+#[derive(Serialize)]
+struct StudyReport {
     slices: usize,
     threads: usize,
     engine: String,
@@ -53,7 +67,22 @@ struct Report {
     stages_ms: BTreeMap<String, f64>,
     /// Peak resident memory of the process after the evaluations (`VmHWM`).
     peak_resident_mib: Option<f64>,
-    intake: Option<IntakeReport>,
+}
+
+/// From the verdict to the results that were accepted, on loopback: results are made, written to the disk in one
+/// transaction, sent, and their acceptance is written too. Medians over the rounds.
+#[derive(Serialize)]
+struct DeliveryReport {
+    /// From the last slice's acknowledgement to the verdict; the quiet time is part of it.
+    last_slice_to_verdict_ms: f64,
+    /// From the verdict to the first result that any destination accepted.
+    first_ms: f64,
+    /// From the verdict to the first and to the last result of each destination.
+    destinations_ms: BTreeMap<String, [f64; 2]>,
+    /// From the verdict to the last of all.
+    all_ms: f64,
+    /// Results, each counted for each of its destinations.
+    deliveries: usize,
 }
 
 /// The same files sent by the same `storescu`, in turn.
@@ -80,7 +109,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     let threads = appliance::threads(args.threads);
-    let report = Report { intake: intake(&dir, scratch.path(), args.rounds)?, ..study(&dir, threads, args)? };
+    let report = Report {
+        study: study(&dir, threads, args)?,
+        delivery: delivery(&dir, scratch.path(), args)?,
+        intake: intake(&dir, scratch.path(), args.rounds)?,
+    };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -90,14 +123,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn print(report: &Report) {
-    println!("{} slices, {} threads, engine {}", report.slices, report.threads, report.engine);
-    println!("  whole study from files        {:>9.2} s", report.study_from_files_s);
-    for (stage, ms) in &report.stages_ms {
+    let study = &report.study;
+    println!("{} slices, {} threads, engine {}", study.slices, study.threads, study.engine);
+    println!("  whole study from files        {:>9.2} s", study.study_from_files_s);
+    for (stage, ms) in &study.stages_ms {
         println!("  {stage:<30}{ms:>9.1}{}", if stage.starts_with("slices") { "" } else { " ms" });
     }
-    if let Some(mib) = report.peak_resident_mib {
+    if let Some(mib) = study.peak_resident_mib {
         println!("  peak resident memory          {mib:>9.0} MiB");
     }
+    let d = &report.delivery;
+    println!("{} results to {} destinations, on loopback", d.deliveries, d.destinations_ms.len());
+    println!("  last slice to verdict         {:>9.1} ms", d.last_slice_to_verdict_ms);
+    println!("  verdict to first accepted     {:>9.1} ms", d.first_ms);
+    for (name, [first, last]) in &d.destinations_ms {
+        println!("    {name:<28}{first:>9.1} ms to {last:.1} ms");
+    }
+    println!("  verdict to all accepted       {:>9.1} ms", d.all_ms);
     match &report.intake {
         Some(intake) => println!(
             "intake by storescu, TCP_NODELAY=1 on both ends\n  triaged, each instance synced {:>9.2} s\n  \
@@ -109,7 +151,7 @@ fn print(report: &Report) {
 }
 
 /// A whole study from files: read, decode, lungs, lesions, outcome.
-fn study(dir: &Path, threads: usize, args: &Args) -> anyhow::Result<Report> {
+fn study(dir: &Path, threads: usize, args: &Args) -> anyhow::Result<StudyReport> {
     let analyzer = appliance::analyzer(args.zoo.as_deref(), engine::Choice::Auto, threads)?;
     let engine = analyzer.backend().name().to_owned();
     let policy = Policy { mode: Mode::Both, operating_point: 0.5, severity_min: 0.05 };
@@ -136,14 +178,13 @@ fn study(dir: &Path, threads: usize, args: &Args) -> anyhow::Result<Report> {
             stages.entry(stage).or_default().push(ms);
         }
     }
-    Ok(Report {
+    Ok(StudyReport {
         slices,
         threads,
         engine,
         study_from_files_s: median(&mut totals),
         stages_ms: stages.into_iter().map(|(stage, mut ms)| (stage, median(&mut ms))).collect(),
         peak_resident_mib: peak_resident_mib(),
-        intake: None,
     })
 }
 
@@ -156,6 +197,63 @@ fn peak_resident_mib() -> Option<f64> {
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// The whole appliance, with a console, a PACS, a RIS and a worklist manager.
+fn delivery(dir: &Path, scratch: &Path, args: &Args) -> anyhow::Result<DeliveryReport> {
+    let (mut verdicts, mut firsts, mut alls) = (Vec::new(), Vec::new(), Vec::new());
+    let mut of_each: BTreeMap<String, [Vec<f64>; 2]> = BTreeMap::new();
+    let mut deliveries = 0;
+    for round in 1..=args.rounds {
+        eprintln!("delivery, round {round} of {}", args.rounds);
+        let (received, _departments) = mpsc::channel();
+        let open = |department: &Department| department.open(None, received.clone());
+        let destinations = Department::ALL.iter().map(open).collect::<Result<_, _>>()?;
+        let mut config = hospital::configuration(&scratch.join(format!("delivery-{round}")), destinations);
+        config.engine.zoo.clone_from(&args.zoo);
+        config.engine.threads = args.threads;
+        let (sender, notices) = mpsc::channel();
+        let appliance = Appliance::start(&config, sender)?;
+        let address = appliance.listening.plain.context("the benchmark listens without TLS")?;
+        let sent = hospital::send_study(dir, address, &|_| {}, &|_| {})?;
+        let (verdict, times) = accepted(&notices)?;
+        appliance.stop();
+        let ms = |at: &Instant| at.duration_since(verdict).as_secs_f64() * 1e3;
+        verdicts.push(verdict.duration_since(sent.last_slice).as_secs_f64() * 1e3);
+        firsts.push(times.first().map_or(0.0, |(at, _)| ms(at)));
+        alls.push(times.last().map_or(0.0, |(at, _)| ms(at)));
+        deliveries = times.len();
+        for department in Department::ALL {
+            let own = || times.iter().filter(|(_, name)| name == department.name()).map(|(at, _)| ms(at));
+            let [first, last] = of_each.entry(department.name().to_owned()).or_default();
+            first.extend(own().next());
+            last.extend(own().last());
+        }
+    }
+    let of_each = of_each.into_iter().filter(|(_, [first, _])| !first.is_empty());
+    Ok(DeliveryReport {
+        last_slice_to_verdict_ms: median(&mut verdicts),
+        first_ms: median(&mut firsts),
+        destinations_ms: of_each
+            .map(|(name, mut times)| (name, times.each_mut().map(|t| median(t))))
+            .collect(),
+        all_ms: median(&mut alls),
+        deliveries,
+    })
+}
+
+/// When the verdict was there, and when which destination accepted each result.
+fn accepted(notices: &mpsc::Receiver<Notice>) -> anyhow::Result<(Instant, Vec<(Instant, String)>)> {
+    let (mut verdict, mut wanted, mut times) = (None, None, Vec::new());
+    while wanted.is_none_or(|wanted| times.len() < wanted) {
+        match notices.recv_timeout(PATIENCE).context("the appliance has said nothing for too long")? {
+            Notice::Verdict => verdict = Some(Instant::now()),
+            Notice::Outcome(_, deliveries) => wanted = Some(deliveries),
+            Notice::Delivered(destination) => times.push((Instant::now(), destination)),
+            Notice::Complete(..) | Notice::Progress(_) => {}
+        }
+    }
+    Ok((verdict.context("an outcome without a verdict")?, times))
 }
 
 /// Our intake and DCMTK's receiver, in turn; `None` without DCMTK.
@@ -191,9 +289,9 @@ fn time_ours(dir: &Path, storage: &Path) -> anyhow::Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let listening = Arc::clone(&intake);
-    let listen = std::thread::spawn(move || listening.listen(&listener));
+    let listen = std::thread::spawn(move || listening.listen(&listener, None));
     let time_s = time_storescu(dir, address)?;
-    intake.stop(address);
+    intake.stop(&[address]);
     drop(intake);
     listen.join().map_err(|_| anyhow::anyhow!("the listener panicked"))??;
     drop(drain);

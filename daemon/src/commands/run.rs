@@ -37,8 +37,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Err(error) = sd_notify::notify(false, &ready) {
         warn!("service manager not told that we are ready: {error}");
     }
-    // The line that scripts wait for; the port may have been chosen by the system.
-    println!("listening on {}", appliance.address);
+    // The lines that scripts wait for; the ports may have been chosen by the system.
+    if let Some(address) = appliance.listening.plain {
+        println!("listening on {address}");
+    }
+    if let Some(address) = appliance.listening.tls {
+        println!("listening on TLS {address}");
+    }
     while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(3600)) {}
     info!("stopping");
     appliance.stop();

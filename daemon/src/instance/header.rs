@@ -28,8 +28,10 @@ pub(super) const FACT_TAGS: &[Tag] = &[
     tags::CONVOLUTION_KERNEL,
     tags::STUDY_INSTANCE_UID,
     tags::SERIES_INSTANCE_UID,
+    tags::INSTANCE_NUMBER,
     tags::IMAGE_POSITION_PATIENT,
     tags::IMAGE_ORIENTATION_PATIENT,
+    tags::FRAME_OF_REFERENCE_UID,
     tags::NUMBER_OF_SERIES_RELATED_INSTANCES,
     tags::SAMPLES_PER_PIXEL,
     tags::PHOTOMETRIC_INTERPRETATION,
@@ -90,6 +92,9 @@ pub(super) fn instance(path: &Path, mut scan: Scan) -> Result<Instance, Problem>
     };
     let facts = pixel_facts(&scan);
     let announced_count = announced_count(&scan);
+    let instance_number = first(&scan, tags::INSTANCE_NUMBER).parse().ok();
+    let frame_of_reference =
+        Some(text(&scan, tags::FRAME_OF_REFERENCE_UID)).filter(|uid| study::ids::is_standard_uid(uid));
     // What the results would not repeat need not be held for as long as the study is.
     let repeated = |e: &RawElement| {
         let tag = results::Tag(e.tag.group(), e.tag.element());
@@ -102,6 +107,8 @@ pub(super) fn instance(path: &Path, mut scan: Scan) -> Result<Instance, Problem>
         sop_class,
         transfer_syntax: scan.transfer_syntax,
         announced_count,
+        instance_number,
+        frame_of_reference,
         source: scan.elements,
         facts,
         location: scan.location,

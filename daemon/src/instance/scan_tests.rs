@@ -1,4 +1,5 @@
 use super::*;
+use crate::dataset::element::ITEM_END;
 use crate::instance::header::wanted;
 use crate::instance::testing::{SMALL, slice, write};
 use crate::instance::{Instance, read_hu};
@@ -104,6 +105,92 @@ fn nested_elements_are_skipped() {
         assert_eq!(with.elements, plain.elements);
         assert!(matches!(with.location, PixelLocation::Native { .. }), "{:?}", with.location);
     }
+}
+
+/// A text element in explicit VR, or in implicit VR.
+fn text(tag: Tag, vr: Option<&[u8; 2]>, value: &str) -> Vec<u8> {
+    let length = value.len() as u16;
+    let length =
+        vr.map_or(u32::from(length).to_le_bytes().to_vec(), |vr| [&vr[..], &length.to_le_bytes()].concat());
+    [&tag.group().to_le_bytes()[..], &tag.element().to_le_bytes(), &length, value.as_bytes()].concat()
+}
+
+/// A sequence of items of defined or undefined length.
+fn sequence(vr: &[u8; 2], defined: bool, items: &[Vec<u8>]) -> Vec<u8> {
+    let item = |content: &Vec<u8>| match defined {
+        true => [&delimiter(ITEM, content.len() as u32)[..], content].concat(),
+        false => [&delimiter(ITEM, UNDEFINED)[..], content, &delimiter(ITEM_END, 0)].concat(),
+    };
+    let items = items.iter().flat_map(item).collect::<Vec<u8>>();
+    let mut element = undefined(REQUEST_ATTRIBUTES, vr);
+    if defined {
+        element.truncate(8);
+        return [element, (items.len() as u32).to_le_bytes().to_vec(), items].concat();
+    }
+    [element, items, delimiter(SEQUENCE_END, 0)].concat()
+}
+
+const DESCRIPTION: Tag = REQUESTED[0];
+const ID: Tag = REQUESTED[1];
+
+/// What is found of the order: description and ID.
+fn order(bytes: &[u8]) -> (String, String) {
+    let found = scan(bytes, &wanted()).unwrap();
+    assert!(matches!(found.location, PixelLocation::Native { .. }), "{:?}", found.location);
+    let of = |tag| {
+        let values: Vec<_> = found.elements.iter().filter(|e| e.tag == tag).collect();
+        assert!(values.len() < 2, "{tag} twice");
+        values.first().map_or(String::new(), |e| String::from_utf8(e.value.clone()).unwrap())
+    };
+    (of(DESCRIPTION), of(ID))
+}
+
+#[test]
+fn the_order_is_what_the_first_item_says_else_the_top_level() {
+    let bytes = file(EXPLICIT_LITTLE);
+    let item = |vr: bool, description: &str, id: &str| {
+        let vr = |name| vr.then_some(name);
+        [text(DESCRIPTION, vr(b"LO"), description), text(ID, vr(b"SH"), id)].concat()
+    };
+    let top = item(true, "TOP ", "T1");
+    let said =
+        |sequence: &[u8], top: &[u8]| order(&insert(&bytes, tags::PIXEL_DATA, &[sequence, top].concat()));
+    let of = |description: &str, id: &str| (description.to_owned(), id.to_owned());
+    assert_eq!(order(&bytes), of("", ""));
+    assert_eq!(said(&[], &top), of("TOP ", "T1"));
+    for defined in [true, false] {
+        let both = sequence(b"SQ", defined, &[item(true, "CT chest", "RP"), item(true, "SECOND", "R2")]);
+        assert_eq!(said(&both, &[]), of("CT chest", "RP"));
+        // Before the sequence or behind it: what it says goes before.
+        assert_eq!(said(&both, &top), of("CT chest", "RP"));
+        assert_eq!(said(&top, &both), of("CT chest", "RP"));
+        let again = sequence(b"SQ", defined, &[item(true, "AGAIN ", "R3")]);
+        assert_eq!(said(&both, &again), of("CT chest", "RP"), "the first of two sequences");
+        // Nested once more, it is another's; an UN element is implicit inside.
+        let code =
+            [undefined(Tag(0x0032, 0x1064), b"SQ"), delimiter(ITEM, UNDEFINED), item(true, "NO", "NO")]
+                .concat();
+        let code = [code, delimiter(ITEM_END, 0), delimiter(SEQUENCE_END, 0)].concat();
+        let nested = sequence(b"SQ", defined, &[[code, text(ID, Some(b"SH"), "RP")].concat()]);
+        assert_eq!(said(&nested, &top), of("TOP ", "RP"));
+        let un = sequence(b"UN", defined, &[item(false, "CT chest", "RP")]);
+        assert_eq!(said(&un, &top), of("CT chest", "RP"));
+        for nothing in [vec![], vec![vec![]], vec![item(true, "", "  ")]] {
+            assert_eq!(said(&sequence(b"SQ", defined, &nothing), &top), of("TOP ", "T1"));
+        }
+        // A character set of its own: the results have the data set's.
+        for (set, want) in [("ISO_IR 100", "J\u{fffd}"), ("ISO_IR 192", "TOP ")] {
+            let mut own = text(tags::SPECIFIC_CHARACTER_SET, Some(b"CS"), set);
+            own.extend(text(DESCRIPTION, Some(b"LO"), "J\u{fffd}"));
+            own.extend(text(ID, Some(b"SH"), "RP"));
+            assert_eq!(said(&sequence(b"SQ", defined, &[own]), &top), of(want, "RP"));
+        }
+    }
+    // What is broken inside of a length breaks nothing behind it.
+    let broken = [text(ID, Some(b"SH"), "RP"), b"\x40\0\0\x20LO\xff\xffab".to_vec()].concat();
+    assert_eq!(said(&sequence(b"SQ", true, &[broken]), &top), of("TOP ", "RP"));
+    let long = sequence(b"SQ", true, &[item(true, &"x".repeat(VALUE_BYTES_MAX + 2), "RP")]);
+    assert_eq!(said(&long, &[]), of("", "RP"));
 }
 
 /// Regression: dicom-rs took 1.78 GB for such a file of 0.5 MB.

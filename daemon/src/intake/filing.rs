@@ -32,6 +32,8 @@ pub(super) enum StoreError {
     TooManyInstances,
     #[error("{held} instances wait for their evaluation, the most is {}", limits::INSTANCES_HELD_MAX)]
     TooManyHeld { held: usize },
+    #[error("the sender is none of dicom.callers")]
+    NotAuthorized,
     #[error("the assembler has stopped")]
     Stopped,
 }
@@ -46,6 +48,7 @@ impl StoreError {
             }
             Self::TooManyInstances => (Status::OUT_OF_RESOURCES, "too many instances in the study"),
             Self::TooManyHeld { .. } => (Status::OUT_OF_RESOURCES, "too many instances wait for evaluation"),
+            Self::NotAuthorized => (Status::NOT_AUTHORIZED, "calling AE title is none of dicom.callers"),
             Self::Unreadable(_) => (Status::CANNOT_UNDERSTAND, "data set could not be read"),
             Self::OtherInstance { .. } => {
                 (Status::DATASET_MISMATCH, "SOP Instance UID differs from the command")

@@ -1,7 +1,7 @@
 //! What is filed, what is refused, and what a study hears of it.
 use super::*;
 use crate::config::Config;
-use crate::database::{Database, ResultRow};
+use crate::database::{Database, Deliverable, Kind, ResultRow};
 use crate::instance::testing::{Object, SMALL, slice, write};
 use crate::intake::spool::Spool;
 use dicom_core::{DataElement, VR};
@@ -62,12 +62,14 @@ impl Scene {
             timings_ms: Default::default(),
         };
         let row = ResultRow {
+            kind: Kind::Picture,
             sop_class_uid: String::new(),
             sop_instance_uid: result.into(),
             transfer_syntax_uid: String::new(),
-            data_set: vec![1],
+            data_set: crate::database::Packed::new(&[1]),
         };
-        self.database.finish(reception, 1, &outcome, &[row], &[], 10).unwrap();
+        let sent = Deliverable { row, destinations: Vec::new() };
+        self.database.finish(reception, 1, &outcome, &[sent], 10).unwrap();
         key
     }
 

@@ -1,5 +1,60 @@
-//! The storage SOP classes that the intake accepts.
+//! The SOP classes that the intake accepts: the services, and what may be stored. The conformance statement is made of
+//! these tables.
+use crate::{dataset, instance};
 use dimse::uids;
+
+/// A service that is not storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceClass {
+    /// SOP Class UID.
+    pub uid: &'static str,
+    /// Its name in PS3.6 table A-1.
+    pub name: &'static str,
+    /// In our order.
+    pub transfer_syntaxes: &'static [&'static str],
+    /// What we do as its provider.
+    pub as_provider: &'static [&'static str],
+    /// What we take from a peer that is its provider (by role selection, PS3.7 section D.3.3.4).
+    pub as_user: &'static [&'static str],
+}
+
+/// The services beside storage.
+pub const SERVICE_CLASSES: &[ServiceClass] = &[
+    ServiceClass {
+        uid: uids::VERIFICATION,
+        name: "Verification",
+        transfer_syntaxes: instance::TRANSFER_SYNTAXES,
+        as_provider: &["C-ECHO"],
+        as_user: &[],
+    },
+    ServiceClass {
+        uid: uids::MODALITY_PERFORMED_PROCEDURE_STEP,
+        name: "Modality Performed Procedure Step",
+        transfer_syntaxes: dataset::TRANSFER_SYNTAXES,
+        as_provider: &["N-CREATE", "N-SET"],
+        as_user: &[],
+    },
+    ServiceClass {
+        uid: uids::STORAGE_COMMITMENT_PUSH_MODEL,
+        name: "Storage Commitment Push Model",
+        transfer_syntaxes: dataset::TRANSFER_SYNTAXES,
+        as_provider: &["N-ACTION"],
+        as_user: &["N-EVENT-REPORT"],
+    },
+];
+
+/// Everything that an association may be about, each with its transfer syntaxes in our order.
+pub fn contexts() -> Vec<(&'static str, &'static [&'static str])> {
+    let services = SERVICE_CLASSES.iter().map(|service| (service.uid, service.transfer_syntaxes));
+    let storage = STORAGE_CLASSES.iter().map(|class| (*class, instance::TRANSFER_SYNTAXES));
+    services.chain(storage).collect()
+}
+
+/// The classes of which a peer may be provider.
+pub fn peer_may_provide() -> Vec<String> {
+    let classes = SERVICE_CLASSES.iter().filter(|service| !service.as_user.is_empty());
+    classes.map(|service| service.uid.to_owned()).collect()
+}
 
 /// What a CT scanner or its workstation may send in a study's association: CT, and the scouts, dose reports, captures,
 /// presentation states and other modalities' images beside it. A sender whose context is refused may drop the whole

@@ -9,8 +9,11 @@
 //! ```
 //! A peer's text never becomes a path: names are our own numbers and hashes.
 use crate::database::StudyKey;
+use crate::dataset::DataSet;
 use crate::limits;
-use log::warn;
+use dicom_dictionary_std::tags;
+use dimse::uids;
+use log::{info, warn};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -27,6 +30,8 @@ const SLOTS: usize = 32;
 const PREAMBLE: usize = 128;
 /// Memory that is kept for the next instance: a slice of 1024² in 16 bits; larger instances are rare.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
+/// More than any head that the intake writes.
+const HEAD_BYTES_MAX: u64 = 4096;
 const MAGIC: [u8; 16] = *b"triaged sealed 1";
 
 /// Why an instance could not be spooled.
@@ -152,10 +157,7 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::Full`] below the configured free space.
     pub fn begin(&self) -> Result<Part, SpoolError> {
-        let free_mib = self.free_mib()?;
-        if free_mib < self.min_free_mib {
-            return Err(SpoolError::Full { free_mib, min_free_mib: self.min_free_mib });
-        }
+        self.room()?;
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.is_empty() {
             for _ in 0..SLOTS {
@@ -175,6 +177,15 @@ impl Spool {
         let bytes = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         let (home, buffers) = (Arc::clone(&self.slots), Arc::clone(&self.buffers));
         Ok(Part { slot, home, buffers, head_bytes: 0, bytes })
+    }
+
+    /// Whether there is space for anything more that a peer sends.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`] below the configured free space.
+    pub fn room(&self) -> Result<(), SpoolError> {
+        let (free_mib, min_free_mib) = (self.free_mib()?, self.min_free_mib);
+        if free_mib < min_free_mib { Err(SpoolError::Full { free_mib, min_free_mib }) } else { Ok(()) }
     }
 
     /// Space left for the spool.
@@ -272,6 +283,37 @@ impl Spool {
         paths.sort_by_key(|p| (hash(p), std::cmp::Reverse(number(p))));
         paths.dedup_by_key(|p| hash(p));
         Ok(paths)
+    }
+
+    /// Those of `sop_instances` that are filed, with the SOP class that they were stored as. A file that is shorter than its
+    /// seal says holds nothing. The newest studies are looked at first, and no more once all are found.
+    pub fn filed<'a>(
+        &self,
+        sop_instances: impl Iterator<Item = &'a str>,
+    ) -> Result<HashMap<&'a str, String>, SpoolError> {
+        let wanted: HashMap<String, &str> = sop_instances.map(|uid| (instance_hash(uid), uid)).collect();
+        let mut filed = HashMap::new();
+        let mut studies = self.studies()?;
+        studies.sort_unstable_by(|a, b| b.cmp(a));
+        for study in studies {
+            if filed.len() == wanted.len() {
+                break;
+            }
+            let paths = files(&self.study_dir(study)).unwrap_or_else(|error| {
+                warn!("left as it is: {error}");
+                Vec::new()
+            });
+            for path in paths {
+                let Some(uid) = hash_of(&path).and_then(|hash| wanted.get(&hash).copied()) else { continue };
+                match sop_class(&path) {
+                    Ok(Some(class)) => drop(filed.insert(uid, class)),
+                    Ok(None) => warn!("{} is damaged", path.display()),
+                    // The janitor may have been faster.
+                    Err(error) => info!("not there any more: {}", at(&path)(error)),
+                }
+            }
+        }
+        Ok(filed)
     }
 
     /// Deletes the images of a study, if `claim` agrees; whether it did. No instance is filed in between: one that
@@ -380,6 +422,21 @@ impl Seal {
             checksum: number(32..36) as u32,
         })
     }
+}
+
+/// The SOP class in a sealed file's head; `None` if the file is not as long as its seal says.
+fn sop_class(path: &Path) -> io::Result<Option<String>> {
+    let mut file = File::open(path)?;
+    let mut head = Vec::new();
+    Read::by_ref(&mut file).take(HEAD_BYTES_MAX).read_to_end(&mut head)?;
+    let Some(seal) = head.first_chunk().and_then(Seal::decode) else { return Ok(None) };
+    if seal.head_bytes.checked_add(seal.data_set_bytes) != Some(file.metadata()?.len()) {
+        return Ok(None);
+    }
+    // PS3.10 section 7.1: the preamble, `DICM`, and the meta information in explicit VR little endian.
+    let meta = head.get(PREAMBLE + 4..seal.head_bytes as usize).unwrap_or_default();
+    let meta = DataSet::new(meta, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    Ok(meta.and_then(|meta| meta.text(tags::MEDIA_STORAGE_SOP_CLASS_UID)).ok().flatten())
 }
 
 /// The seal of a file whose content agrees with it.

@@ -122,3 +122,44 @@ fn an_unreadable_file_holds_up_nothing() {
     let new = again.file(&receive(&again, b"", b"pixels"), key, "1.2").unwrap();
     assert!(matches!(new, Filed::Replaced(_)), "{new:?}");
 }
+
+#[test]
+fn what_is_filed_is_known_with_its_sop_class() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), 0).unwrap();
+    let implementation = dimse::Implementation::default();
+    let keep = |uid: &str, key: i64| {
+        let mut part = spool.begin().unwrap();
+        let head = dimse::FileHead {
+            sop_class_uid: uids::CT_IMAGE_STORAGE,
+            sop_instance_uid: uid,
+            transfer_syntax: uids::EXPLICIT_VR_LITTLE_ENDIAN,
+            sending_ae_title: Some("CT1"),
+            receiving_ae_title: None,
+            implementation: &implementation,
+        };
+        dimse::write_file_head(&mut part, &head).unwrap();
+        part.head_is_written();
+        part.write_all(b"pixels").unwrap();
+        let Filed::New(path) = spool.file(&part.seal().unwrap(), StudyKey(key), uid).unwrap() else {
+            panic!("{uid} is new")
+        };
+        path
+    };
+    keep("1.1", 1);
+    keep("1.2", 2);
+    let cut = keep("1.3", 2);
+    OpenOptions::new().write(true).open(cut).unwrap().set_len(140).unwrap();
+    let wanted = ["1.1", "1.2", "1.3", "1.4"];
+    let filed = spool.filed(wanted.into_iter()).unwrap();
+    let want = ["1.1", "1.2"].map(|uid| (uid, uids::CT_IMAGE_STORAGE.to_owned()));
+    assert_eq!(filed, want.into());
+    // The newest studies first, and no more once all are found: older ones need not even be readable.
+    let newest = HashMap::from([("1.2", uids::CT_IMAGE_STORAGE.to_owned())]);
+    keep("1.2", 3);
+    let older = dir.path().join("studies/00000002");
+    fs::remove_dir_all(&older).unwrap();
+    fs::write(&older, b"no folder").unwrap();
+    assert_eq!(spool.filed(["1.2"].into_iter()).unwrap(), newest);
+    assert_eq!(spool.filed(["1.1", "1.2"].into_iter()).unwrap().len(), 2, "one of them is in the oldest");
+}

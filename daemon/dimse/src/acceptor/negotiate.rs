@@ -2,19 +2,23 @@
 //! refuse; whom we serve is the caller's policy.
 
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dicom_ul::pdu::{
     AssociationAC, AssociationRQ, Pdu, PresentationContextResult, UserVariableItem, write_pdu,
 };
 
-use super::{AcceptedAssociation, AcceptorConfig};
+use rustls::ServerConfig;
+
+use super::{AcceptedAssociation, AcceptorConfig, DataSet};
 use crate::ae::AeTitle;
 use crate::channel::{Channel, Timeouts};
 use crate::error::{AssociationError, Rejection};
 use crate::negotiation::{
     self, APPLICATION_CONTEXT, ContextTable, NegotiatedContext, PROTOCOL_VERSION, printable,
 };
+use crate::transport;
 use crate::wire::{ASSOCIATE_BYTES_MAX, Patience, Wire, pdu_type};
 
 /// Who asks for an association.
@@ -43,8 +47,35 @@ pub fn accept(
     contexts: ContextTable<'_>,
     policy: impl FnOnce(&AssociationRequest) -> Result<(), Rejection>,
 ) -> Result<AcceptedAssociation, AssociationError> {
+    let end_by = Instant::now() + config.artim_timeout;
+    establish(Wire::new(stream, config.write_timeout)?, end_by, config, contexts, policy)
+}
+
+/// Like [`accept`], with TLS on the connection: `tls` says with which certificate we answer and whose we ask for.
+///
+/// The handshake is part of ARTIM's time. A peer whose certificate is not trusted never gets to ask for an
+/// association: it is sent TLS's own alert, and this is [`AssociationError::Tls`].
+pub fn accept_tls(
+    stream: TcpStream,
+    tls: &Arc<ServerConfig>,
+    config: &AcceptorConfig,
+    contexts: ContextTable<'_>,
+    policy: impl FnOnce(&AssociationRequest) -> Result<(), Rejection>,
+) -> Result<AcceptedAssociation, AssociationError> {
+    let end_by = Instant::now() + config.artim_timeout;
     let mut wire = Wire::new(stream, config.write_timeout)?;
-    let negotiated = negotiate(&mut wire, config, contexts, policy);
+    wire.start_tls(transport::tls_server(tls)?, config.artim_timeout)?;
+    establish(wire, end_by, config, contexts, policy)
+}
+
+fn establish(
+    mut wire: Wire,
+    end_by: Instant,
+    config: &AcceptorConfig,
+    contexts: ContextTable<'_>,
+    policy: impl FnOnce(&AssociationRequest) -> Result<(), Rejection>,
+) -> Result<AcceptedAssociation, AssociationError> {
+    let negotiated = negotiate(&mut wire, end_by, config, contexts, policy);
     let (request, contexts, peer_max) = match negotiated {
         Ok(negotiated) => negotiated,
         Err(error) => {
@@ -58,18 +89,26 @@ pub fn accept(
     let timeouts = Timeouts { pdu: config.pdu_timeout, message: config.message_timeout };
     let channel = Channel::new(wire, timeouts, config.max_pdu_length, peer_max);
     let idle_timeout = config.idle_timeout;
-    Ok(AcceptedAssociation { request, contexts, channel, idle_timeout, data_set_due: None, released: false })
+    Ok(AcceptedAssociation {
+        request,
+        contexts,
+        channel,
+        idle_timeout,
+        data_set: DataSet::None,
+        released: false,
+    })
 }
 
 type Negotiated = (AssociationRequest, Vec<NegotiatedContext>, u32);
 
 fn negotiate(
     wire: &mut Wire,
+    end_by: Instant,
     config: &AcceptorConfig,
     contexts: ContextTable<'_>,
     policy: impl FnOnce(&AssociationRequest) -> Result<(), Rejection>,
 ) -> Result<Negotiated, AssociationError> {
-    let rq = read_request(wire, config.artim_timeout)?;
+    let rq = read_request(wire, end_by, config.artim_timeout)?;
     let (request, results, accepted) = match judge(wire.peer(), &rq, contexts, policy) {
         Ok(verdict) => verdict?,
         Err(rejection) => {
@@ -85,6 +124,7 @@ fn negotiate(
         }
     };
     let peer_max = negotiation::max_pdu_length(&rq.user_variables);
+    let roles = negotiation::grant_roles(&rq.user_variables, &accepted, &config.grant_scp);
     let ac = Pdu::AssociationAC(AssociationAC {
         protocol_version: PROTOCOL_VERSION,
         // PS3.8 section 9.3.3: the titles are sent back as they came.
@@ -92,7 +132,7 @@ fn negotiate(
         called_ae_title: rq.called_ae_title,
         application_context_name: APPLICATION_CONTEXT.to_owned(),
         presentation_contexts: results,
-        user_variables: negotiation::user_information(config.max_pdu_length, &config.implementation),
+        user_variables: negotiation::user_information(config.max_pdu_length, &config.implementation, &roles),
     });
     let mut bytes = Vec::new();
     write_pdu(&mut bytes, &ac).map_err(|e| AssociationError::protocol(format!("A-ASSOCIATE-AC: {e}")))?;
@@ -100,8 +140,11 @@ fn negotiate(
     Ok((request, accepted, peer_max))
 }
 
-fn read_request(wire: &mut Wire, artim_timeout: Duration) -> Result<AssociationRQ, AssociationError> {
-    let end_by = Instant::now() + artim_timeout;
+fn read_request(
+    wire: &mut Wire,
+    end_by: Instant,
+    artim_timeout: Duration,
+) -> Result<AssociationRQ, AssociationError> {
     let patience = Patience {
         start_by: end_by,
         pdu_timeout: artim_timeout,

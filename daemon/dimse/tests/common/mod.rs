@@ -1,11 +1,19 @@
 //! What the tests of this crate share: a provider that keeps what it gets, and small data sets.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod certificates;
+pub mod peers;
+pub mod raw;
+
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use dimse::acceptor::{AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, StoreRequest, accept};
+use dimse::acceptor::{
+    AcceptedAssociation, AcceptorConfig, DataSetEnd, Message, NAnswer, StoreRequest, accept, accept_tls,
+};
+use dimse::rustls::ServerConfig;
 use dimse::{AssociationError, ContextTable, FileHead, Implementation, Rejection, Status, uids};
 
 /// What [`Scp`] supports: explicit preferred over implicit, whatever the peer prefers.
@@ -34,6 +42,11 @@ pub struct Scp {
 
 impl Scp {
     pub fn start(count: usize, config: AcceptorConfig) -> Self {
+        Self::start_with(count, config, None)
+    }
+
+    /// With TLS if there is a configuration for it.
+    pub fn start_with(count: usize, config: AcceptorConfig, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let thread = thread::spawn(move || {
@@ -41,7 +54,11 @@ impl Scp {
                 .map(|_| {
                     let (stream, _) = listener.accept().expect("a connection");
                     let mut log = Log::default();
-                    let result = accept(stream, &config, CONTEXTS, policy).and_then(|a| serve(a, &mut log));
+                    let association = match &tls {
+                        Some(tls) => accept_tls(stream, tls, &config, CONTEXTS, policy),
+                        None => accept(stream, &config, CONTEXTS, policy),
+                    };
+                    let result = association.and_then(|a| serve(a, &mut log));
                     (log, result)
                 })
                 .collect()
@@ -95,6 +112,11 @@ fn serve(mut association: AcceptedAssociation, log: &mut Log) -> Result<(), Asso
                     DataSetEnd::SinkFailed { error } => panic!("a Vec takes all: {error}"),
                 }
             }
+            Message::Normalized(request) => association.respond_normalized(
+                &request,
+                Status::UNRECOGNIZED_OPERATION,
+                NAnswer::default(),
+            )?,
         }
     }
     Ok(())
@@ -151,5 +173,17 @@ pub fn file(sop_instance_uid: &str, pixel_bytes: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     dimse::write_file_head(&mut bytes, &head).expect("a Vec takes all");
     bytes.extend_from_slice(&data_set(sop_instance_uid, pixel_bytes));
+    bytes
+}
+
+/// An element in explicit VR little endian; `value` has a short length field and is padded with a space, a UID with NUL.
+pub fn element(tag: (u16, u16), vr: &str, value: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&tag.0.to_le_bytes());
+    bytes.extend_from_slice(&tag.1.to_le_bytes());
+    bytes.extend_from_slice(vr.as_bytes());
+    bytes.extend_from_slice(&(value.len().next_multiple_of(2) as u16).to_le_bytes());
+    bytes.extend_from_slice(value.as_bytes());
+    bytes.resize(bytes.len().next_multiple_of(2), if vr == "UI" { 0 } else { b' ' });
     bytes
 }

@@ -26,10 +26,10 @@ pub(crate) fn outcome(verdict: Verdict) -> Outcome {
 }
 
 /// Whether `text` is somewhere in the picture, in this font and colour, pixel for pixel.
-fn shows(picture: &Picture, text: &str, font: Font, colour: Colour) -> bool {
+pub(crate) fn shows(picture: &Picture, text: &str, font: Font, colour: Colour) -> bool {
     let mut canvas = Canvas::new(font.width(text), font.line(), [0.0; 3]);
     canvas.text((0, 0), text, (font, [1.0; 3]));
-    let mask = canvas.finish();
+    let mask = canvas.finish("");
     let want = colour.map(|c| (c * 255.0 + 0.5) as u8);
     // Only pixels that the glyphs cover whole: their colour does not depend on the ground.
     let solid: Vec<(usize, usize)> = (0..mask.width * mask.height)
@@ -48,7 +48,7 @@ fn shows(picture: &Picture, text: &str, font: Font, colour: Colour) -> bool {
 
 #[test]
 fn the_verdict_and_every_number_are_in_words() {
-    let flagged = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)));
+    let flagged = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)), true);
     for (text, font, colour) in [
         ("FLAGGED", HUGE, [1.0; 3]),
         ("CT-3", HUGE, TEXT),
@@ -65,7 +65,7 @@ fn the_verdict_and_every_number_are_in_words() {
         assert!(shows(&flagged, text, font, colour), "{text}");
     }
     assert!(!shows(&flagged, "NOT FLAGGED", HUGE, [1.0; 3]));
-    let not_flagged = render(&outcome(Verdict::NotFlagged(findings())), Some(&chest(80, 128)));
+    let not_flagged = render(&outcome(Verdict::NotFlagged(findings())), Some(&chest(80, 128)), true);
     assert!(shows(&not_flagged, "NOT FLAGGED", HUGE, TEXT));
     assert!(shows(&not_flagged, WARNING_TEXT, LARGE, WARNING));
 }
@@ -73,14 +73,18 @@ fn the_verdict_and_every_number_are_in_words() {
 #[test]
 fn the_reason_of_no_evaluation_is_in_words() {
     let reason = NotEvaluated::Gap { gap_mm: 16.0, spacing_mm: 8.0 };
-    let picture = render(&outcome(Verdict::NotEvaluated(reason)), Some(&chest(80, 128)));
+    let picture = render(&outcome(Verdict::NotEvaluated(reason)), Some(&chest(80, 128)), true);
     assert!(shows(&picture, "NOT EVALUATED", HUGE, [0.05; 3]));
     assert!(shows(&picture, "slices are missing: a gap of 16.00 mm", LARGE, TEXT));
     assert!(shows(&picture, WARNING_TEXT, LARGE, WARNING));
     // No projection: no colour of a lung anywhere.
     assert_eq!(
         picture,
-        render(&outcome(Verdict::NotEvaluated(NotEvaluated::Gap { gap_mm: 16.0, spacing_mm: 8.0 })), None)
+        render(
+            &outcome(Verdict::NotEvaluated(NotEvaluated::Gap { gap_mm: 16.0, spacing_mm: 8.0 })),
+            None,
+            true
+        )
     );
 }
 
@@ -88,11 +92,11 @@ fn the_reason_of_no_evaluation_is_in_words() {
 fn the_patients_right_is_at_the_images_left() {
     let mut only_right = findings();
     only_right.severity = Sides { left: 0.0, right: 0.618 };
-    let picture = render(&outcome(Verdict::Flagged(only_right)), None);
+    let picture = render(&outcome(Verdict::Flagged(only_right)), None, true);
     let half = |from: usize| {
         let rows = picture.rgb.chunks_exact(WIDTH * 3).skip(BANNER_HEIGHT).take(PANEL_AT.1 - BANNER_HEIGHT);
         let rgb: Vec<u8> = rows.flat_map(|row| row[from * 3..(from + 310) * 3].to_vec()).collect();
-        Picture { width: 310, height: PANEL_AT.1 - BANNER_HEIGHT, rgb }
+        Picture { width: 310, height: PANEL_AT.1 - BANNER_HEIGHT, rgb, shows: "" }
     };
     assert!(shows(&half(MARGIN), "61.8 %", LARGE, TEXT) && shows(&half(MARGIN), "R", LARGE, WARNING));
     assert!(
@@ -111,16 +115,16 @@ fn a_picture_is_made_whatever_comes() {
     let mut broken = chest(10, 10);
     broken.lung.pop();
     for projection in [None, Some(&broken), Some(&chest(1, 1)), Some(&chest(1, 512))] {
-        let picture = render(&outcome(Verdict::Flagged(odd.clone())), projection);
+        let picture = render(&outcome(Verdict::Flagged(odd.clone())), projection, true);
         assert_eq!(picture.rgb.len(), WIDTH * HEIGHT * 3);
         assert!(shows(&picture, "FLAGGED", HUGE, [1.0; 3]));
         assert!(shows(&picture, "no lung", LARGE, TEXT));
         assert!(shows(&picture, "n/a", LARGE, TEXT));
     }
-    let picture = render(&outcome(Verdict::Flagged(findings())), Some(&broken));
+    let picture = render(&outcome(Verdict::Flagged(findings())), Some(&broken), true);
     assert!(shows(&picture, "lung has 99 values", BODY, FAINT), "says why there is no projection");
     let what = "x ".repeat(4000);
-    let picture = render(&outcome(Verdict::NotEvaluated(NotEvaluated::Unreadable { what })), None);
+    let picture = render(&outcome(Verdict::NotEvaluated(NotEvaluated::Unreadable { what })), None, true);
     assert!(shows(&picture, WARNING_TEXT, LARGE, WARNING));
 }
 
@@ -145,8 +149,8 @@ fn numbers_never_say_more_than_they_know() {
 #[test]
 fn the_png_holds_the_same_pixels_and_is_repeatable() {
     let outcome = outcome(Verdict::Flagged(findings()));
-    let picture = render(&outcome, Some(&chest(80, 128)));
-    assert_eq!(picture, render(&outcome, Some(&chest(80, 128))));
+    let picture = render(&outcome, Some(&chest(80, 128)), true);
+    assert_eq!(picture, render(&outcome, Some(&chest(80, 128)), true));
     let bytes = picture.to_png();
     assert_eq!(bytes, picture.to_png());
     let mut reader = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info().unwrap();
@@ -157,11 +161,13 @@ fn the_png_holds_the_same_pixels_and_is_repeatable() {
 }
 
 /// The bytes are the same on every machine: the arithmetic uses only operations that IEEE 754 rounds exactly.
-/// A change of the design changes this sum; look at the pictures (below), then put the new one here.
+/// A change of the design changes these sums; look at the pictures, then put the new ones here.
 #[test]
 fn the_picture_is_the_same_on_every_machine() {
     use sha2::{Digest, Sha256};
-    let picture = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)));
-    let sum: String = Sha256::digest(&picture.rgb).iter().take(8).map(|b| format!("{b:02x}")).collect();
-    assert_eq!(sum, "526397150e7e368c");
+    for (colours, want) in [(true, "526397150e7e368c"), (false, "2b5c3722388e743c")] {
+        let picture = render(&outcome(Verdict::Flagged(findings())), Some(&chest(80, 128)), colours);
+        let sum: String = Sha256::digest(&picture.rgb).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        assert_eq!(sum, want, "{}", picture.shows);
+    }
 }

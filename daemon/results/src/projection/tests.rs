@@ -34,8 +34,8 @@ pub(crate) fn chest(slices: usize, columns: usize) -> CoronalProjection {
 
 fn drawn(p: &CoronalProjection) -> Vec<u8> {
     let mut canvas = Canvas::new(200, 160, [0.0; 3]);
-    p.draw(&mut canvas, (0, 0), (200, 160)).unwrap();
-    canvas.finish().rgb
+    p.draw(&mut canvas, (0, 0), (200, 160), true).unwrap();
+    canvas.finish("").rgb
 }
 
 /// Red minus green of a pixel.
@@ -66,8 +66,8 @@ fn what_can_not_be_drawn_is_refused() {
         let error = p.check().unwrap_err().to_string();
         assert!(error.contains(want), "{error} instead of {want}");
         let mut canvas = Canvas::new(20, 20, [0.0; 3]);
-        assert!(p.draw(&mut canvas, (0, 0), (20, 20)).is_err());
-        assert!(canvas.finish().rgb.iter().all(|b| *b == 0), "{want}: something was drawn");
+        assert!(p.draw(&mut canvas, (0, 0), (20, 20), true).is_err());
+        assert!(canvas.finish("").rgb.iter().all(|b| *b == 0), "{want}: something was drawn");
     }
 }
 
@@ -91,7 +91,7 @@ fn the_scale_is_isotropic_and_independent_of_the_slice_count() {
     assert!(difference < 6.0, "mean difference {difference}");
     let p = chest(40, 512);
     let mut canvas = Canvas::new(700, 160, [0.0; 3]);
-    let placed = p.draw(&mut canvas, (0, 0), (700, 160)).unwrap();
+    let placed = p.draw(&mut canvas, (0, 0), (700, 160), true).unwrap();
     assert!((placed.pixels_per_mm - 0.5).abs() < 1e-9, "160 pixels for 320 mm: {placed:?}");
 }
 
@@ -118,14 +118,18 @@ fn odd_inputs_are_drawn_without_panic() {
 }
 
 #[test]
-fn weights_of_the_resampling_sum_to_one_and_stay_inside() {
-    for (start, stop, outputs) in [(0, 1, 1), (0, 1, 9), (3, 10, 7), (0, 512, 40), (5, 17, 300)] {
-        for (first, weights) in taps(start, stop, outputs) {
-            assert!(first >= start && first + weights.len() <= stop);
-            assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-            assert!(weights.iter().all(|w| *w >= 0.0));
-        }
-    }
+fn without_colours_lungs_and_lesions_leave_no_trace() {
+    let marked = chest(80, 128);
+    let mut unmarked = marked.clone();
+    unmarked.lesion.fill(0.0);
+    unmarked.lung.fill(0.0);
+    let plain = |p: &CoronalProjection| {
+        let mut canvas = Canvas::new(200, 160, [0.0; 3]);
+        p.draw(&mut canvas, (0, 0), (200, 160), false).unwrap();
+        canvas.finish("").rgb
+    };
+    assert!(plain(&marked).chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]));
+    assert!(plain(&marked) == plain(&unmarked) && plain(&marked) != drawn(&marked));
 }
 
 #[test]
