@@ -10,5 +10,5 @@ pub mod pyramid;
 pub mod resample;
 
 pub use paste::{Paste, zoomed_range};
-pub use pyramid::{PyramidError, PyramidPool};
+pub use pyramid::{PyramidError, PyramidPool, SliceRows};
 pub use resample::{Zoom, window, zoomed_len};

@@ -98,9 +98,9 @@ pub struct PyramidPool {
     /// `maxima[level][((channel · n + row) · n + column) · n + slice]` with n = 2^level.
     maxima: [Vec<f32>; LEVELS],
     seen: Vec<bool>,
-    /// Column-wise maxima of the rows of one interval.
+    /// Maxima of the rows of one interval, as the rows lie in memory.
     row_maxima: Vec<f32>,
-    /// Maxima of one slice and channel over row interval × column interval.
+    /// Maxima of one slice over channel × row interval × column interval.
     intervals: Vec<f32>,
 }
 
@@ -118,8 +118,8 @@ impl PyramidPool {
             slice_windows: std::array::from_fn(|level| windows(slices, level)),
             maxima: std::array::from_fn(|level| vec![f32::NEG_INFINITY; channels << (3 * level)]),
             seen: vec![false; slices],
-            row_maxima: vec![0.0; columns],
-            intervals: vec![0.0; row_axis.stops.len() * column_axis.stops.len()],
+            row_maxima: Vec::new(),
+            intervals: vec![0.0; channels * row_axis.stops.len() * column_axis.stops.len()],
             rows: row_axis,
             columns: column_axis,
         }
@@ -134,13 +134,28 @@ impl PyramidPool {
         if features.len() != self.channels * plane {
             return Err(PyramidError::WrongSize { got: features.len(), expected: self.channels * plane });
         }
-        let slices = self.seen.len();
-        *self.seen.get_mut(slice).ok_or(PyramidError::NoSuchSlice { slice, slices })? = true;
-        for (channel, plane) in features.chunks_exact(plane).enumerate() {
-            self.reduce(plane);
-            self.combine(channel, slice);
+        let columns = self.size[1];
+        let (mut line, rows) = (vec![0.0; self.channels * columns], self.size[0]);
+        let mut pooled = self.slice(slice)?;
+        for row in 0..rows {
+            for (line, features) in line.chunks_exact_mut(columns).zip(features.chunks_exact(plane)) {
+                line.copy_from_slice(&features[row * columns..(row + 1) * columns]);
+            }
+            pooled.push(&line, |channel, column| channel * columns + column);
         }
-        Ok(())
+        pooled.finish()
+    }
+
+    /// Starts slice `slice`, whose rows then come one by one.
+    ///
+    /// # Errors
+    /// [`PyramidError::NoSuchSlice`].
+    pub fn slice(&mut self, slice: usize) -> Result<SliceRows<'_>, PyramidError> {
+        let slices = self.seen.len();
+        if slice >= slices {
+            return Err(PyramidError::NoSuchSlice { slice, slices });
+        }
+        Ok(SliceRows { pool: self, slice, rows: 0, interval: 0 })
     }
 
     /// Takes over everything that `other`, a pool over the same volume, has seen.
@@ -171,36 +186,18 @@ impl PyramidPool {
         Ok(self.maxima.concat())
     }
 
-    /// One plane → `intervals`: each value is read once.
-    fn reduce(&mut self, plane: &[f32]) {
-        let mut rows = plane.chunks_exact(self.size[1]);
-        let mut start = 0;
-        for (&stop, out) in
-            self.rows.stops.iter().zip(self.intervals.chunks_exact_mut(self.columns.stops.len()))
-        {
-            self.row_maxima.fill(f32::NEG_INFINITY);
-            for row in rows.by_ref().take(stop - start) {
-                raise(&mut self.row_maxima, row);
-            }
-            start = stop;
-            let mut left = 0;
-            for (&right, out) in self.columns.stops.iter().zip(out) {
-                *out = self.row_maxima[left..right].iter().fold(f32::NEG_INFINITY, |a, &b| larger(a, b));
-                left = right;
-            }
-        }
-    }
-
     /// `intervals` → the cells of every level whose window along the slices holds `slice`.
     fn combine(&mut self, channel: usize, slice: usize) {
         let width = self.columns.stops.len();
+        let size = self.rows.stops.len() * width;
+        let intervals = &self.intervals[channel * size..(channel + 1) * size];
         for (level, maxima) in self.maxima.iter_mut().enumerate() {
             let count = 1 << level;
             let depth = &self.slice_windows[level];
             let mut cells = maxima[channel << (3 * level)..].chunks_exact_mut(count);
             for rows in &self.rows.levels[level] {
                 for columns in &self.columns.levels[level] {
-                    let lines = self.intervals[rows.start * width..rows.end * width].chunks_exact(width);
+                    let lines = intervals[rows.start * width..rows.end * width].chunks_exact(width);
                     let value = lines
                         .flat_map(|line| &line[columns.clone()])
                         .fold(f32::NEG_INFINITY, |a, &b| larger(a, b));
@@ -211,6 +208,69 @@ impl PyramidPool {
                         *cell = larger(*cell, value);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// A slice on its way into a pool, row by row: no plane of features needs to exist.
+#[derive(Debug)]
+pub struct SliceRows<'a> {
+    pool: &'a mut PyramidPool,
+    slice: usize,
+    /// Rows that came.
+    rows: usize,
+    /// Row interval that the next row is in.
+    interval: usize,
+}
+
+impl SliceRows<'_> {
+    /// Takes the next row of all channels, in whatever order it lies in memory: the value of a channel and column is `row[at(channel, column)]`;
+    /// `at` must be the same for all rows. Rows past the last are ignored.
+    pub fn push(&mut self, row: &[f32], at: impl Fn(usize, usize) -> usize) {
+        let Some(&stop) = self.pool.rows.stops.get(self.interval) else { return };
+        let maxima = &mut self.pool.row_maxima;
+        let start = self.interval.checked_sub(1).map_or(0, |before| self.pool.rows.stops[before]);
+        if self.rows == start {
+            maxima.clear();
+            maxima.extend_from_slice(row);
+        } else {
+            raise(maxima, row);
+        }
+        self.rows += 1;
+        if self.rows == stop {
+            self.reduce(at);
+            self.interval += 1;
+        }
+    }
+
+    /// Takes the slice into the pool.
+    ///
+    /// # Errors
+    /// [`PyramidError::WrongSize`] when rows are missing.
+    pub fn finish(self) -> Result<(), PyramidError> {
+        let expected = self.pool.size[0];
+        if self.rows != expected {
+            return Err(PyramidError::WrongSize { got: self.rows, expected });
+        }
+        for channel in 0..self.pool.channels {
+            self.pool.combine(channel, self.slice);
+        }
+        self.pool.seen[self.slice] = true;
+        Ok(())
+    }
+
+    /// Maxima of an interval of rows → `intervals`.
+    fn reduce(&mut self, at: impl Fn(usize, usize) -> usize) {
+        let PyramidPool { rows, columns, intervals, row_maxima, channels, .. } = &mut *self.pool;
+        let (width, height) = (columns.stops.len(), rows.stops.len());
+        for channel in 0..*channels {
+            let mut left = 0;
+            let out = &mut intervals[(channel * height + self.interval) * width..][..width];
+            for (&right, out) in columns.stops.iter().zip(out) {
+                let values = (left..right).map(|column| row_maxima[at(channel, column)]);
+                *out = values.fold(f32::NEG_INFINITY, larger);
+                left = right;
             }
         }
     }

@@ -172,7 +172,7 @@ impl Analyzer {
         timings.paste_ms = ms(step);
 
         let step = Instant::now();
-        let model = fit_split(&labels.fit_points()).ok_or_else(no_lungs)?;
+        let model = fit_split(&labels.fit_points(self.threads)).ok_or_else(no_lungs)?;
         let counts = labels.split(&model, self.threads);
         timings.split_ms = ms(step);
 

@@ -117,6 +117,14 @@ impl<'a> Plane<'a> {
         self.columns
     }
 
+    /// A row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row * self.stride..row * self.stride + self.columns]
+    }
+
     /// The rows, top to bottom.
     pub fn iter_rows(&self) -> impl Iterator<Item = &'a [f32]> {
         let (columns, stride, values) = (self.columns, self.stride, self.values);

@@ -4,8 +4,8 @@
 //! and counted apart, so that sums do not depend on their number.
 
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use study::lungs::{FIT_ALL_MAX, FIT_EVERY, SplitModel};
 use study::{Side, Sides};
@@ -53,32 +53,63 @@ impl LabelVolume {
     /// column, slice), all of them in a mask of at most 60.
     ///
     /// Memory is slice-major, so the order is counted instead of walked: first the lung voxels of each (row, column), then each column's place.
-    pub(crate) fn fit_points(&self) -> Vec<[f64; 3]> {
-        let [slices, _, columns] = self.shape;
-        let mut ordinal = vec![0u32; self.shape[1] * columns];
-        for slice in 0..slices {
-            for (count, &label) in ordinal.iter_mut().zip(self.slice(slice)) {
-                *count += u32::from(label & Self::LUNGS != 0);
+    pub(crate) fn fit_points(&self, threads: usize) -> Vec<[f64; 3]> {
+        let [slices, rows, columns] = self.shape;
+        let mut places: Vec<Vec<u32>> = vec![Vec::new(); rows];
+        let work: Vec<_> = places.iter_mut().map(Mutex::new).collect();
+        parallel(threads, 0..rows, |row| {
+            let mut counts = vec![0; columns];
+            for slice in 0..slices {
+                for (count, &label) in counts.iter_mut().zip(self.row(slice, row)) {
+                    *count += u32::from(label & Self::LUNGS != 0);
+                }
             }
-        }
+            **work[row].lock().unwrap_or_else(PoisonError::into_inner) = counts;
+        });
+        drop(work);
         let mut total = 0;
-        for count in &mut ordinal {
+        for count in places.iter_mut().flatten() {
             total += std::mem::replace(count, total);
         }
         let step = if total as usize <= FIT_ALL_MAX { 1 } else { FIT_EVERY as u32 };
-        let mut points = Vec::new();
-        for slice in 0..slices {
-            for (at, (place, &label)) in ordinal.iter_mut().zip(self.slice(slice)).enumerate() {
-                if label & Self::LUNGS != 0 {
-                    if *place % step == 0 {
-                        points.push((*place, [slice as f64, (at / columns) as f64, (at % columns) as f64]));
-                    }
-                    *place += 1;
-                }
-            }
-        }
+        let mut points: Vec<Vec<(u32, [f64; 3])>> = vec![Vec::new(); rows];
+        let work: Vec<_> = points.iter_mut().map(Mutex::new).collect();
+        parallel(threads, 0..rows, |row| {
+            let found = self.row_points(row, &places[row], step);
+            **work[row].lock().unwrap_or_else(PoisonError::into_inner) = found;
+        });
+        drop(work);
+        let mut points = points.concat();
         points.sort_unstable_by_key(|(place, _)| *place);
         points.into_iter().map(|(_, point)| point).collect()
+    }
+
+    /// The lung voxels of a row of all slices whose place is a multiple of `step`; `places` are those of each column's first voxel.
+    fn row_points(&self, row: usize, places: &[u32], step: u32) -> Vec<(u32, [f64; 3])> {
+        // Voxels still to pass by in each column: a division a column instead of one a voxel.
+        let mut left: Vec<u32> = places.iter().map(|place| (step - place % step) % step).collect();
+        let mut next: Vec<u32> = places.iter().zip(&left).map(|(place, left)| place + left).collect();
+        let mut points = Vec::new();
+        for slice in 0..self.shape[0] {
+            let labels = self.row(slice, row);
+            if labels.iter().fold(0, |all, label| all | label) & Self::LUNGS == 0 {
+                continue;
+            }
+            for (column, _) in labels.iter().enumerate().filter(|(_, label)| **label & Self::LUNGS != 0) {
+                if left[column] == 0 {
+                    points.push((next[column], [slice as f64, row as f64, column as f64]));
+                    next[column] += step;
+                    left[column] = step;
+                }
+                left[column] -= 1;
+            }
+        }
+        points
+    }
+
+    fn row(&self, slice: usize, row: usize) -> &[u8] {
+        let [_, rows, columns] = self.shape;
+        &self.voxels[(slice * rows + row) * columns..][..columns]
     }
 
     /// Gives every lung voxel its side and counts.
@@ -88,15 +119,31 @@ impl LabelVolume {
         let size = self.shape[1] * columns;
         let work: Vec<_> = self.voxels.chunks_exact_mut(size).zip(&mut counts).map(Mutex::new).collect();
         parallel(threads, 0..work.len(), |slice| {
-            let mut guard = work[slice].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let (labels, counts) = &mut *guard;
-            for (at, label) in labels.iter_mut().enumerate().filter(|(_, label)| **label & Self::LUNGS != 0) {
-                let side = model.side([slice as f64, (at / columns) as f64, (at % columns) as f64]);
-                let bit = if side == Side::Right { Self::RIGHT_LUNG } else { Self::LEFT_LUNG };
-                *label = *label & Self::LESION | bit;
-                *counts.lung.get_mut(side) += 1;
-                *counts.lesion.get_mut(side) += u64::from(*label & Self::LESION != 0);
+            let mut guard = work[slice].lock().unwrap_or_else(PoisonError::into_inner);
+            let (labels, slice_counts) = &mut *guard;
+            // Counted here: neighbours in the list share cache lines with another thread's slices.
+            let mut counts = Counts::default();
+            for (row, labels) in labels.chunks_exact_mut(columns).enumerate() {
+                if labels.iter().fold(0, |all, label| all | label) & Self::LUNGS == 0 {
+                    continue;
+                }
+                // Along a row the side changes once, from right to left: the difference of the distances is linear.
+                let is_right = |column: f64| model.side([slice as f64, row as f64, column]) == Side::Right;
+                let (mut first, mut end) = (0, columns);
+                while first < end {
+                    let middle = first.midpoint(end);
+                    if is_right(middle as f64) { first = middle + 1 } else { end = middle }
+                }
+                let (right, left) = labels.split_at_mut(first);
+                for (side, bit, labels) in
+                    [(Side::Right, Self::RIGHT_LUNG, right), (Side::Left, Self::LEFT_LUNG, left)]
+                {
+                    let (lung, lesion) = mark_side(labels, bit);
+                    *counts.lung.get_mut(side) += u64::from(lung);
+                    *counts.lesion.get_mut(side) += u64::from(lesion);
+                }
             }
+            **slice_counts = counts;
         });
         drop(work);
         let mut sum = Counts::default();
@@ -108,6 +155,19 @@ impl LabelVolume {
         }
         sum
     }
+}
+
+/// Gives the lung voxels of a part of a row their side's bit; counts them, and the lesions among them.
+fn mark_side(labels: &mut [u8], bit: u8) -> (u32, u32) {
+    let (mut lung, mut lesion) = (0, 0);
+    for label in labels {
+        let is_lung = *label & LabelVolume::LUNGS != 0;
+        let is_lesion = is_lung && *label & LabelVolume::LESION != 0;
+        *label = if is_lung { *label & LabelVolume::LESION | bit } else { *label };
+        lung += u32::from(is_lung);
+        lesion += u32::from(is_lesion);
+    }
+    (lung, lesion)
 }
 
 /// Calls `work` for every index of `range`, each once, on up to `threads` threads.
@@ -159,7 +219,7 @@ mod tests {
             }
             let step = if expected.len() <= 60 { 1 } else { 30 };
             let expected: Vec<_> = expected.into_iter().step_by(step).collect();
-            assert_eq!(labels.fit_points(), expected, "{shape:?}");
+            assert_eq!(labels.fit_points(1 + salt), expected, "{shape:?}");
         }
     }
 
@@ -172,7 +232,7 @@ mod tests {
                 .iter_mut()
                 .for_each(|label| *label |= LabelVolume::LESION);
         }
-        let model = fit_split(&labels.fit_points()).unwrap();
+        let model = fit_split(&labels.fit_points(2)).unwrap();
         let mut one = labels.clone();
         let counts = one.split(&model, 1);
         assert_eq!(counts.lung, Sides { left: 48, right: 48 });

@@ -1,0 +1,348 @@
+//! Convolution: weights packed for the micro-kernel, and the tiles of a step.
+//!
+//! Owns: the order of weights, the choice of a tile's size, the geometry that the micro-kernel trusts. Never does: arithmetic.
+
+use std::ops::Range;
+
+use super::buffer::Aligned;
+use super::graph::{Filter, Weights, Window};
+use super::layout::{LANES, Layout};
+use super::simd::{Kernels, Shape, Source, TileFn};
+use super::tile::{OUTSIDE, Panel, ROWS_MAX, Second, Tap, Target, Tile};
+
+/// From here on, weights stay in half precision if that is what the file has: 60 000 weights fill a tenth of a core's cache, and are read
+/// for so few pixels each that the reading costs more than the widening.
+const HALF_MIN: usize = 60_000;
+
+/// A convolution with its weights packed: [output block][tap][input channel][horizontal position][16].
+#[derive(Debug)]
+pub(super) struct Conv {
+    /// Where it is applied.
+    pub(super) window: Window,
+    inputs: usize,
+    blocks: usize,
+    panel_len: usize,
+    panels: Panels,
+    bias: Vec<f32>,
+}
+
+#[derive(Debug)]
+enum Panels {
+    Full(Aligned<f32>),
+    Half(Aligned<u16>),
+}
+
+/// Output pixels next to each other, and where their input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Segment {
+    /// From a row's first pixel to the input of the first output, horizontal padding not counted.
+    input_at: usize,
+    /// From a row's first pixel to the first output.
+    output_at: usize,
+    /// Pixels, or pairs.
+    len: usize,
+    /// Between partners.
+    delta: usize,
+}
+
+/// The kernels of a step: for each segment of a row, which one; at most two segments.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tiles([Option<(Segment, Shape, TileFn)>; 2]);
+
+/// A map that is read.
+#[derive(Clone, Copy)]
+pub(super) struct From<'a> {
+    /// The buffer.
+    pub(super) values: &'a [f32],
+    /// Its layout.
+    pub(super) layout: &'a Layout,
+}
+
+/// A map that is written.
+pub(super) struct Into<'a> {
+    /// The buffer.
+    pub(super) values: &'a mut [f32],
+    /// Its layout.
+    pub(super) layout: &'a Layout,
+}
+
+/// What is done with a sum before it is written.
+pub(super) struct Ends<'a> {
+    /// Added to it.
+    pub(super) residual: Option<From<'a>>,
+    /// Clip at 0.
+    pub(super) relu: bool,
+    /// First output.
+    pub(super) raw: Option<Into<'a>>,
+    /// Second output: scale and shift by lane, clip at 0.
+    pub(super) second: Option<(Into<'a>, &'a [f32], &'a [f32], bool)>,
+}
+
+impl Conv {
+    /// Packs a filter. `pairs`: the output is laid out in pairs of pixels.
+    pub(super) fn new(filter: &Filter, weights: &Weights<'_>, pairs: bool) -> Self {
+        let Filter { window, inputs, outputs, bias } = filter;
+        let per_block = if pairs { LANES / 2 } else { LANES };
+        let blocks = outputs.div_ceil(per_block);
+        let [depth, height, width] = window.size;
+        let panel_len = depth * height * inputs * width * LANES;
+        // Index in the file of a packed weight; `None` for the channels that fill up a block.
+        let place = |block: usize, at: usize| {
+            let (at, lane) = (at / LANES, at % LANES);
+            let (at, kx) = (at / width, at % width);
+            let (tap, input) = (at / inputs, at % inputs);
+            let output = block * per_block + if pairs { lane / 2 } else { lane };
+            (output < *outputs).then_some(((output * inputs + input) * depth * height + tap) * width + kx)
+        };
+        let panels = match weights {
+            Weights::Half(bytes) if !pairs && weights.len() >= HALF_MIN => {
+                Panels::Half(packed(blocks, panel_len, |b, at| {
+                    place(b, at).map_or(0, |i| Weights::half(bytes, i))
+                }))
+            }
+            Weights::Half(bytes) => Panels::Full(packed(blocks, panel_len, |b, at| {
+                place(b, at).map_or(0.0, |i| super::onnx::widen(Weights::half(bytes, i)))
+            })),
+            Weights::Full(weights) => {
+                Panels::Full(packed(blocks, panel_len, |b, at| place(b, at).map_or(0.0, |i| weights[i])))
+            }
+        };
+        Self {
+            window: window.clone(),
+            inputs: *inputs,
+            blocks,
+            panel_len,
+            panels,
+            bias: by_lane(bias, pairs),
+        }
+    }
+
+    /// Multiply-adds for one output pixel.
+    pub(super) fn work(&self, outputs: usize) -> usize {
+        self.inputs * outputs * self.window.size.iter().product::<usize>()
+    }
+
+    /// The kernels for a step of `rows` rows.
+    pub(super) fn tiles(&self, from: &Layout, to: &Layout, rows: usize, kernels: &Kernels) -> Tiles {
+        let width = self.window.size[2];
+        let narrow = self.window.stride[2] == 1 && matches!(width, 1 | 3);
+        let half = matches!(self.panels, Panels::Half(_));
+        let source = match (from.pairs, to.pairs) {
+            (true, true) => Source::Pair,
+            (false, true) => Source::Two,
+            (_, false) => Source::Plain,
+        };
+        let width = if narrow { width } else { 0 };
+        let segments = segments(from, to);
+        Tiles(segments.map(|segment| {
+            let segment = segment?;
+            let (shape, kernel) = choose(source, half, width, rows, segment.len, kernels)?;
+            Some((segment, shape, kernel))
+        }))
+    }
+
+    /// Computes rows of the output.
+    pub(super) fn run(
+        &self,
+        from: From<'_>,
+        mut ends: Ends<'_>,
+        rows: Range<usize>,
+        tiles: &Tiles,
+        taps: &mut Vec<Tap>,
+    ) {
+        for (segment, shape, kernel) in tiles.0.iter().flatten() {
+            self.check(&from, &ends, segment, shape);
+            let heights = self.window.size[0] * self.window.size[1];
+            let dims = ends.output().dims;
+            taps.clear();
+            // The last tile ends at the edge and repeats what the one before it did: the same bits.
+            let firsts = || rows.clone().step_by(shape.rows).map(|y| y.min(rows.end - shape.rows));
+            firsts().for_each(|first| self.taps(from.layout, dims, first, shape.rows, taps));
+            for block in 0..self.blocks {
+                for (first, taps) in firsts().zip(taps.chunks_exact(heights)) {
+                    self.row(&from, &mut ends, block, first, (segment, shape, *kernel), taps);
+                }
+            }
+        }
+    }
+
+    /// One block of a tile's rows.
+    fn row(
+        &self,
+        from: &From<'_>,
+        ends: &mut Ends<'_>,
+        block: usize,
+        first: usize,
+        (segment, shape, kernel): (&Segment, &Shape, TileFn),
+        taps: &[Tap],
+    ) {
+        let rows = |layout: &Layout| row_offsets(layout, block, first, shape.rows);
+        let lanes = block * LANES..(block + 1) * LANES;
+        let panel = block * self.panel_len..(block + 1) * self.panel_len;
+        let mut tile = Tile {
+            input: from.values,
+            taps,
+            input_at: 0,
+            delta: segment.delta,
+            channels: self.inputs,
+            per_block: from.layout.per_block(),
+            channel_step: from.layout.channel_step(),
+            block_step: from.layout.block_step(),
+            width: self.window.size[2],
+            stride: self.window.stride[2] * LANES,
+            panel: match &self.panels {
+                Panels::Full(values) => Panel::Full(&values.values()[panel]),
+                Panels::Half(values) => Panel::Half(&values.values()[panel]),
+            },
+            bias: &self.bias[lanes.clone()],
+            residual: ends.residual.as_ref().map(|r| (r.values, rows(r.layout))),
+            relu: ends.relu,
+            raw: ends.raw.as_mut().map(|to| Target { rows: rows(to.layout), values: to.values }),
+            second: ends.second.as_mut().map(|(to, scale, shift, relu)| Second {
+                to: Target { rows: rows(to.layout), values: to.values },
+                scale: &scale[lanes.clone()],
+                shift: &shift[lanes.clone()],
+                relu: *relu,
+            }),
+            output_at: 0,
+        };
+        let mut x = 0;
+        while x < segment.len {
+            let at = x.min(segment.len - shape.pixels);
+            tile.input_at = segment.input_at + at * self.window.stride[2] * LANES;
+            tile.output_at = segment.output_at + at * LANES;
+            // SAFETY: the kernel is one of this processor's; `check` has proved the geometry.
+            unsafe { kernel(&mut tile) };
+            x += shape.pixels;
+        }
+    }
+
+    /// Adds the vertical positions of the kernel at `count` output rows from `first`.
+    fn taps(&self, from: &Layout, to: [usize; 3], first: usize, count: usize, taps: &mut Vec<Tap>) {
+        let Window { size, stride, before, .. } = &self.window;
+        for kz in 0..size[0] {
+            for ky in 0..size[1] {
+                let mut rows = [OUTSIDE; ROWS_MAX];
+                for (r, slot) in rows.iter_mut().enumerate().take(count) {
+                    let row = first + r;
+                    // Most networks have one plane; a division is slow.
+                    let (z, y) = if row < to[1] { (0, row) } else { (row / to[1], row % to[1]) };
+                    // Below 0 wraps around, and is outside as what is too large.
+                    let z = (z * stride[0] + kz).wrapping_sub(before[0]);
+                    let y = (y * stride[1] + ky).wrapping_sub(before[1]);
+                    if z < from.dims[0] && y < from.dims[1] {
+                        *slot = from.row(z * from.dims[1] + y) - before[2] * LANES;
+                    }
+                }
+                taps.push(Tap { weights: (kz * size[1] + ky) * self.inputs * size[2] * LANES, rows });
+            }
+        }
+    }
+
+    /// Proves what the micro-kernel trusts: no index leaves its row, and every row is inside its buffer.
+    fn check(&self, from: &From<'_>, ends: &Ends<'_>, segment: &Segment, shape: &Shape) {
+        let layout = from.layout;
+        let window = &self.window;
+        assert!(
+            layout.channels == self.inputs && layout.len() <= from.values.len(),
+            "input of a convolution"
+        );
+        assert!(window.before[2] <= layout.left, "left margin of a convolution");
+        let last = segment.input_at
+            + ((segment.len - 1) * window.stride[2] + window.size[2] - 1) * LANES
+            + segment.delta
+            + (layout.per_block() - 1) * layout.channel_step();
+        let pair = usize::from(shape.source == Source::Pair);
+        assert!(last + pair + (layout.left - window.before[2]) * LANES < layout.block_step(), "right margin");
+        assert!(shape.pixels <= segment.len && shape.rows <= ROWS_MAX, "tile of a convolution");
+        let fits = |layout: &Layout, len: usize| {
+            let end = segment.output_at + segment.len * LANES + layout.left * LANES;
+            assert!(end <= layout.block_step() && layout.blocks() == self.blocks, "output of a convolution");
+            assert!(layout.len() <= len, "buffer of a convolution");
+        };
+        ends.residual.iter().for_each(|r| fits(r.layout, r.values.len()));
+        ends.raw.iter().for_each(|to| fits(to.layout, to.values.len()));
+        if let Some((to, scale, shift, _)) = &ends.second {
+            fits(to.layout, to.values.len());
+            assert!(scale.len().min(shift.len()) >= self.blocks * LANES, "scale of a second output");
+        }
+    }
+}
+
+impl Ends<'_> {
+    /// Layout of what is written.
+    fn output(&self) -> &Layout {
+        let second = self.second.as_ref().map(|(to, ..)| to.layout);
+        self.raw.as_ref().map(|to| to.layout).or(second).expect("every layer writes something")
+    }
+}
+
+fn packed<T: Copy + Default>(blocks: usize, len: usize, value: impl Fn(usize, usize) -> T) -> Aligned<T> {
+    let mut out = Aligned::new(blocks * len);
+    for (block, panel) in out.values_mut().chunks_exact_mut(len).enumerate() {
+        panel.iter_mut().enumerate().for_each(|(at, slot)| *slot = value(block, at));
+    }
+    out
+}
+
+/// One value a channel → one a lane, whole blocks.
+pub(super) fn by_lane(values: &[f32], pairs: bool) -> Vec<f32> {
+    let repeat = 1 + usize::from(pairs);
+    let mut out: Vec<f32> = values.iter().flat_map(|&v| std::iter::repeat_n(v, repeat)).collect();
+    out.resize(out.len().next_multiple_of(LANES), 0.0);
+    out
+}
+
+/// Where each row of a tile has its first pixel.
+fn row_offsets(layout: &Layout, block: usize, first: usize, count: usize) -> [usize; ROWS_MAX] {
+    let mut rows = [0; ROWS_MAX];
+    for (r, slot) in rows.iter_mut().enumerate().take(count) {
+        *slot = layout.row(first + r) + block * layout.block_step();
+    }
+    rows
+}
+
+fn segments(from: &Layout, to: &Layout) -> [Option<Segment>; 2] {
+    let whole = Segment { input_at: 0, output_at: 0, len: to.width(), delta: 0 };
+    match (from.pairs, to.pairs) {
+        (false, true) => [Some(Segment { delta: to.width() * LANES, ..whole }), None],
+        // Pairs → pixels: each half of the row by itself.
+        (true, false) => {
+            let half = from.width();
+            let left = Segment { len: half, ..whole };
+            let right = Segment { input_at: 1, output_at: half * LANES, len: to.width() - half, delta: 0 };
+            [Some(left), (right.len > 0).then_some(right)]
+        }
+        _ => [Some(whole), None],
+    }
+}
+
+/// The kernel that is expected to take the least time for `rows` × `len` outputs.
+fn choose(
+    source: Source,
+    half: bool,
+    width: usize,
+    rows: usize,
+    len: usize,
+    kernels: &Kernels,
+) -> Option<(Shape, TileFn)> {
+    let mut best: Option<(f64, Shape, TileFn)> = None;
+    for tile_rows in 1..=rows.min(ROWS_MAX) {
+        for pixels in 1..=len.min(12) {
+            let shape = Shape { source, half, width, rows: tile_rows, pixels };
+            let Some(kernel) = (kernels.tile)(shape) else { continue };
+            // Cycles for one input channel and tap: two multiply-adds each, four until a sum can be added to again; the loads of weights.
+            let horizontal = width.max(1) as f64;
+            let sums = (tile_rows * pixels) as f64;
+            let cycles = (0.5 * horizontal * sums).max(4.0 * horizontal.min(2.0))
+                + 0.4 * tile_rows as f64
+                + horizontal * if half { 1.5 } else { 0.6 };
+            let tiles = rows.div_ceil(tile_rows) * len.div_ceil(pixels);
+            let cost = tiles as f64 * cycles;
+            if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                best = Some((cost, shape, kernel));
+            }
+        }
+    }
+    best.map(|(_, shape, kernel)| (shape, kernel))
+}

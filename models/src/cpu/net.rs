@@ -1,0 +1,325 @@
+//! A network that is ready to run: its layers, its packed weights, its plans.
+//!
+//! Owns: the plans of the sizes seen last, and running them. Never does: threads; a caller brings a [`Workspace`] of its own.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::buffer::Aligned;
+use super::conv::{Conv, Ends, From, Into, by_lane};
+use super::fuse::{GraphError, fuse};
+use super::graph::{Graph, Layer, Op, ValueId};
+use super::layers::Rows;
+use super::layout::{LANES, Layout};
+use super::plan::{Plan, PlanError, Step, written};
+use super::rows::Weighted;
+use super::simd::Kernels;
+use super::tile::Tap;
+
+/// Plans that are kept: several studies of different sizes may arrive at once.
+const PLANS_MAX: usize = 4;
+
+/// A loaded network.
+pub(super) struct Net {
+    graph: Graph,
+    /// By layer.
+    convs: Vec<Option<Conv>>,
+    /// Scale and shift of each layer's second output, by lane.
+    seconds: Vec<(Vec<f32>, Vec<f32>)>,
+    pairs: bool,
+    kernels: Kernels,
+    plans: Mutex<Vec<Arc<Plan>>>,
+}
+
+/// The buffers of one thread; they grow to what the largest plan needs, and serve any network.
+#[derive(Default)]
+pub(super) struct Workspace {
+    buffers: Vec<Aligned<f32>>,
+    scratch: [Aligned<f32>; 3],
+    rows: Vec<Weighted>,
+    taps: Vec<Tap>,
+    /// Time by layer, if asked for.
+    pub(super) profile: Option<Vec<Duration>>,
+}
+
+/// Gives the values of a row of the input: (channel, row, where to put them).
+pub(super) type Input<'a> = &'a dyn Fn(usize, usize, &mut dyn FnMut(&[f32]));
+
+/// A row of an output, as soon as it is there.
+pub(super) struct Row<'a> {
+    /// Which of the network's outputs.
+    pub(super) output: usize,
+    /// Which row.
+    pub(super) row: usize,
+    /// The row, from its first pixel.
+    pub(super) values: &'a [f32],
+    /// Where [channel, column] is in `values`: [`Layout::at`].
+    pub(super) layout: &'a Layout,
+}
+
+impl Row<'_> {
+    /// Appends the values of a channel, left to right.
+    pub(super) fn append(&self, channel: usize, out: &mut Vec<f32>) {
+        let len = out.len();
+        out.resize(len + self.layout.dims[2], 0.0);
+        self.layout.get_channel(self.values, channel, &mut out[len..]);
+    }
+}
+
+/// Why a network can't be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NetError {
+    /// The file can't be read.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The file is no ONNX model.
+    #[error(transparent)]
+    Onnx(#[from] super::onnx::OnnxError),
+    /// The model has nodes that are not known.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+impl Net {
+    /// Loads a network from a file, to run on these kernels.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub(super) fn load(path: &Path, kernels: Kernels) -> Result<Self, NetError> {
+        Self::new(&std::fs::read(path)?, kernels)
+    }
+
+    /// Loads a network from the bytes of a file, to run on these kernels.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub(super) fn new(bytes: &[u8], kernels: Kernels) -> Result<Self, NetError> {
+        let model = super::onnx::read(bytes)?;
+        let (graph, mut weights) = fuse(&model)?;
+        let pairs = can_pair(&graph);
+        let mut pack = |(index, layer): (usize, &Layer)| {
+            let value = &graph.values[written(layer)];
+            let pairs = pairs && !value.flat && value.channels <= 8;
+            let Op::Conv(filter) = &layer.op else { return None };
+            // Those of the file are not needed any more.
+            weights.remove(&index).map(|weights| Conv::new(filter, &weights, pairs))
+        };
+        let convs = graph.layers.iter().enumerate().map(&mut pack).collect();
+        let seconds = graph.layers.iter().map(|layer| {
+            layer.second.as_ref().map_or_else(Default::default, |second| {
+                let value = &graph.values[second.value];
+                let pairs = pairs && !value.flat && value.channels <= 8;
+                (by_lane(&second.scale, pairs), by_lane(&second.shift, pairs))
+            })
+        });
+        let seconds = seconds.collect();
+        Ok(Self { graph, convs, seconds, pairs, kernels, plans: Mutex::default() })
+    }
+
+    /// Index of an output.
+    pub(super) fn output(&self, name: &str) -> Option<usize> {
+        self.graph.outputs.iter().position(|(output, _)| output == name)
+    }
+
+    /// Number of outputs.
+    pub(super) fn outputs(&self) -> usize {
+        self.graph.outputs.len()
+    }
+
+    /// Name of the input.
+    pub(super) fn input(&self) -> &str {
+        &self.graph.values[0].name
+    }
+
+    /// Channels of the input.
+    pub(super) fn input_channels(&self) -> usize {
+        self.graph.values[0].channels
+    }
+
+    /// Channels of an output.
+    pub(super) fn channels(&self, output: usize) -> usize {
+        self.graph.values[self.graph.outputs[output].1].channels
+    }
+
+    /// The plan for an input of this depth, height and width.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub(super) fn plan(&self, input: [usize; 3]) -> Result<Arc<Plan>, PlanError> {
+        // A plan is only ever added whole.
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = plans.iter().position(|plan| plan.input == input) {
+            return Ok(Arc::clone(&plans[at]));
+        }
+        let plan = Arc::new(Plan::new(&self.graph, &self.convs, self.pairs, input, &self.kernels)?);
+        plans.truncate(PLANS_MAX - 1);
+        plans.insert(0, Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    /// Runs the network. `take` gets the rows of the outputs, each output's
+    /// in order. The result does not depend on the workspace.
+    pub(super) fn run(
+        &self,
+        plan: &Plan,
+        workspace: &mut Workspace,
+        input: Input<'_>,
+        take: &mut dyn FnMut(Row<'_>),
+    ) {
+        workspace.fit(plan);
+        if let Some(profile) = &mut workspace.profile {
+            profile.resize(self.graph.layers.len() + 1, Duration::ZERO);
+        }
+        for step in &plan.steps {
+            let start = workspace.profile.is_some().then(Instant::now);
+            match step.layer {
+                None => self.read(plan, workspace, step, input),
+                Some(layer) => self.step(plan, workspace, layer, step),
+            }
+            self.give(plan, workspace, step, take);
+            if let (Some(start), Some(profile)) = (start, &mut workspace.profile) {
+                profile[step.layer.unwrap_or(self.graph.layers.len())] += start.elapsed();
+            }
+        }
+    }
+
+    /// Runs multiply-adds without memory; returns how many.
+    pub(super) fn peak(&self, rounds: usize) -> usize {
+        // SAFETY: the kernels are this processor's.
+        unsafe { (self.kernels.peak)(rounds) }
+    }
+
+    /// Name, time and multiply-adds of each layer, from the times of a profiled workspace.
+    pub(super) fn profile(&self, plan: &Plan, times: &[Duration]) -> Vec<(String, Duration, usize)> {
+        let layers = self.graph.layers.iter().zip(&self.convs).zip(times);
+        let mut all: Vec<_> = layers
+            .map(|((layer, conv), time)| {
+                let to = plan.layout(written(layer));
+                let work = conv.as_ref().map_or(0, |conv| conv.work(to.channels));
+                let [d, h, w] = to.dims;
+                let kind = match layer.op {
+                    Op::Conv(ref f) => {
+                        format!("conv {}x{} {}->{}", f.window.size[1], f.window.size[2], f.inputs, f.outputs)
+                    }
+                    Op::MaxPool(_) => "pool".to_owned(),
+                    Op::Resize(_) => "resize".to_owned(),
+                    _ => "other".to_owned(),
+                };
+                (format!("{:<24}{kind:<18}{h:>4} x {w:<4}", layer.name), *time, work * d * h * w)
+            })
+            .collect();
+        all.extend(times.get(self.graph.layers.len()).map(|time| ("input".to_owned(), *time, 0)));
+        all
+    }
+
+    fn read(&self, plan: &Plan, workspace: &mut Workspace, step: &Step, input: Input<'_>) {
+        let Some(place) = &plan.places[0] else { return };
+        let layout = &place.layout;
+        let buffer = workspace.buffers[place.buffer].values_mut();
+        for row in step.rows.clone() {
+            for channel in 0..layout.channels {
+                input(channel, row, &mut |values| {
+                    layout.set_channel(&mut buffer[layout.row(row)..], channel, values);
+                });
+            }
+            layout.seal(&mut buffer[layout.row_start(row)..][..layout.row_len()]);
+        }
+    }
+
+    /// Hands out the rows of outputs.
+    fn give(&self, plan: &Plan, workspace: &Workspace, step: &Step, take: &mut dyn FnMut(Row<'_>)) {
+        let writes = |value: ValueId| match step.layer.map(|layer| &self.graph.layers[layer]) {
+            None => value == 0,
+            Some(layer) => {
+                layer.raw == Some(value) || layer.second.as_ref().is_some_and(|s| s.value == value)
+            }
+        };
+        for (output, (_, value)) in self.graph.outputs.iter().enumerate() {
+            let Some(place) = plan.places[*value].as_ref().filter(|_| writes(*value)) else { continue };
+            let (layout, buffer) = (&place.layout, &workspace.buffers[place.buffer]);
+            for row in step.rows.clone() {
+                let start = layout.row_start(row);
+                let values = &buffer.values()[start..start + layout.row_len()][layout.left * LANES..];
+                take(Row { output, row, values, layout });
+            }
+        }
+    }
+
+    fn step(&self, plan: &Plan, workspace: &mut Workspace, index: usize, step: &Step) {
+        let layer = &self.graph.layers[index];
+        // What is written is taken out, so that the rest can be read.
+        let place = |value: Option<ValueId>| value.and_then(|v| plan.places[v].as_ref());
+        let (raw, second) = (place(layer.raw), place(layer.second.as_ref().map(|s| s.value)));
+        let mut out = [raw, second].map(|p| p.map(|p| (std::mem::take(&mut workspace.buffers[p.buffer]), p)));
+        let mut outputs = out.iter_mut().map(|o| {
+            o.as_mut().map(|(buffer, place)| Into { values: buffer.values_mut(), layout: &place.layout })
+        });
+        let raw = outputs.next().flatten();
+        let (scale, shift) = &self.seconds[index];
+        let clip = layer.second.as_ref().is_some_and(|s| s.relu);
+        let second = outputs.next().flatten().map(|to| (to, &scale[..], &shift[..], clip));
+        let buffers = &workspace.buffers;
+        let from = |value: ValueId| {
+            let place = plan.places[value].as_ref().expect("a value that is read has a place");
+            From { values: buffers[place.buffer].values(), layout: &place.layout }
+        };
+        let residual = layer.residual.map(from);
+        let mut ends = Ends { residual, relu: layer.relu, raw, second };
+        match (&self.convs[index], &step.tiles) {
+            (Some(conv), Some(tiles)) => {
+                conv.run(from(layer.source), ends, step.rows.clone(), tiles, &mut workspace.taps);
+            }
+            _ => {
+                let mut work = Rows {
+                    kernels: &self.kernels,
+                    plan,
+                    scratch: &mut workspace.scratch,
+                    rows: &mut workspace.rows,
+                };
+                for row in step.rows.clone() {
+                    work.row(layer, index, &from, &mut ends, row);
+                }
+            }
+        }
+        for (mut buffer, place) in out.into_iter().flatten() {
+            let layout = &place.layout;
+            for row in step.rows.clone() {
+                layout.seal(&mut buffer.values_mut()[layout.row_start(row)..][..layout.row_len()]);
+            }
+            workspace.buffers[place.buffer] = buffer;
+        }
+    }
+}
+
+impl Workspace {
+    /// Makes room for a plan: nothing is allocated for a size that was seen before.
+    fn fit(&mut self, plan: &Plan) {
+        if self.buffers.len() < plan.buffers.len() {
+            self.buffers.resize_with(plan.buffers.len(), Aligned::default);
+        }
+        for (buffer, &len) in self.buffers.iter_mut().zip(&plan.buffers) {
+            buffer.grow(len);
+        }
+        // Unpaired, a row is twice as long.
+        self.scratch.iter_mut().for_each(|scratch| scratch.grow(2 * plan.scratch));
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.buffers.iter().chain(&self.scratch).map(|buffer| size_of_val(buffer.values())).sum()
+    }
+}
+
+/// Pixels of at most 8 channels can be paired if every convolution of them keeps the width and moves by single pixels.
+fn can_pair(graph: &Graph) -> bool {
+    graph.layers.iter().all(|layer| {
+        let Op::Conv(filter) = &layer.op else { return true };
+        let window = &filter.window;
+        let keeps = window.stride[2] == 1
+            && matches!(window.size[2], 1 | 3)
+            && window.before[2] == window.size[2] / 2
+            && window.after[2] == window.size[2] / 2;
+        keeps || (filter.inputs > 8 && filter.outputs > 8)
+    })
+}

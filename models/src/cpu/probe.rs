@@ -1,0 +1,125 @@
+//! Runs any network of the documented subset by itself: for measurements and for tests against other engines.
+
+use std::path::Path;
+
+use super::net::{Net, Workspace};
+use super::simd::{self, Kernels};
+
+/// A network, outside the [`Backend`](crate::Backend), on one thread.
+pub struct Probe {
+    net: Net,
+    workspace: Workspace,
+}
+
+/// A layer's part of a run.
+#[derive(Debug, Clone)]
+pub struct LayerTime {
+    /// Name, kind and size of the output.
+    pub layer: String,
+    /// Time of one run, in seconds.
+    pub seconds: f64,
+    /// Multiply-adds of one run.
+    pub multiply_adds: usize,
+}
+
+/// The instruction sets that this processor has, best first.
+pub fn instruction_sets() -> Vec<&'static str> {
+    simd::available().iter().map(|kernels| kernels.name).collect()
+}
+
+impl Probe {
+    /// Loads a network for an instruction set of [`instruction_sets`].
+    ///
+    /// # Errors
+    /// What is wrong with the file, as text; or that the processor lacks the instruction set.
+    pub fn load(path: &Path, instruction_set: &str) -> Result<Self, String> {
+        let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+        Self::new(&bytes, instruction_set)
+    }
+
+    /// As [`Probe::load`] from a file's bytes.
+    ///
+    /// # Errors
+    /// As [`Probe::load`].
+    pub fn new(bytes: &[u8], instruction_set: &str) -> Result<Self, String> {
+        let found: Option<Kernels> = simd::available().into_iter().find(|k| k.name == instruction_set);
+        let kernels = found.ok_or_else(|| format!("this processor has no {instruction_set}"))?;
+        let net = Net::new(bytes, kernels).map_err(|error| error.to_string())?;
+        Ok(Self { net, workspace: Workspace::default() })
+    }
+
+    /// Runs the network on channels × depth × height × width values; returns every output in the same order.
+    ///
+    /// # Errors
+    /// A size that the network can't take, as text.
+    pub fn run(&mut self, input: &[f32], dims: [usize; 3]) -> Result<Vec<Vec<f32>>, String> {
+        let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
+        let voxels: usize = dims.iter().product();
+        if input.len() != voxels * self.net.input_channels() {
+            return Err(format!(
+                "{} values for {} channels of {dims:?}",
+                input.len(),
+                self.net.input_channels()
+            ));
+        }
+        let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); self.net.outputs()];
+        let read = |channel: usize, row: usize, out: &mut dyn FnMut(&[f32])| {
+            out(&input[channel * voxels + row * dims[2]..][..dims[2]]);
+        };
+        self.net.run(&plan, &mut self.workspace, &read, &mut |row| {
+            let (channels, width, rows) = (row.layout.channels, row.layout.dims[2], row.layout.rows());
+            let out = &mut outputs[row.output];
+            out.resize(channels * rows * width, 0.0);
+            for c in 0..channels {
+                let out = &mut out[(c * rows + row.row) * width..][..width];
+                row.layout.get_channel(row.values, c, out);
+            }
+        });
+        Ok(outputs)
+    }
+
+    /// Time of each layer, each the least of `rounds` runs: other work on the machine only adds to it.
+    ///
+    /// # Errors
+    /// As [`Probe::run`].
+    pub fn profile(
+        &mut self,
+        input: &[f32],
+        dims: [usize; 3],
+        rounds: u32,
+    ) -> Result<Vec<LayerTime>, String> {
+        let mut least: Vec<LayerTime> = Vec::new();
+        for _ in 0..rounds {
+            self.workspace.profile = Some(Vec::new());
+            let run = self.run(input, dims);
+            let times = self.workspace.profile.take().unwrap_or_default();
+            run?;
+            let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
+            for (at, (layer, time, multiply_adds)) in self.net.profile(&plan, &times).into_iter().enumerate()
+            {
+                let seconds = time.as_secs_f64();
+                match least.get_mut(at) {
+                    Some(known) => known.seconds = known.seconds.min(seconds),
+                    None => least.push(LayerTime { layer, seconds, multiply_adds }),
+                }
+            }
+        }
+        Ok(least)
+    }
+
+    /// Multiply-adds a second of the instruction set from registers, the most that this core can do now.
+    pub fn peak(&self) -> f64 {
+        let mut best = 0.0_f64;
+        for _ in 0..10 {
+            let start = std::time::Instant::now();
+            let done = self.net.peak(1 << 16);
+            best = best.max(done as f64 / start.elapsed().as_secs_f64());
+        }
+        best
+    }
+
+    /// Bytes of the activations.
+    pub fn workspace_bytes(&self) -> usize {
+        self.workspace.bytes()
+    }
+}
