@@ -170,7 +170,7 @@ fn objects_say(received: &[(&str, PathBuf)], source: &[slices::Object], outcome:
         assert_eq!(values[name][0][1], *unit, "{name}: {values}");
         // One decimal, of the score two, and never 0 for a little nor 1 for a high score.
         let (said, want) = (values[name][0][0].as_f64().unwrap(), want.as_f64().unwrap() * factor);
-        let (digits, want) = if *unit == "1" { (100.0, want.clamp(0.01, 0.99)) } else { (10.0, want) };
+        let (digits, want) = if unit == "1" { (100.0, want.clamp(0.01, 0.99)) } else { (10.0, want) };
         assert!((said - want).abs() <= 0.5 / digits + 1e-6, "{name}: {said}, not {want}");
         assert_eq!((said * digits).round() / digits, said, "{name}");
     }
