@@ -227,7 +227,7 @@ fn delivery(dir: &Path, scratch: &Path, args: &Args) -> anyhow::Result<DeliveryR
             let own = || times.iter().filter(|(_, name)| name == department.name()).map(|(at, _)| ms(at));
             let [first, last] = of_each.entry(department.name().to_owned()).or_default();
             first.extend(own().next());
-            last.extend(own().last());
+            last.extend(own().next_back());
         }
     }
     let of_each = of_each.into_iter().filter(|(_, [first, _])| !first.is_empty());
