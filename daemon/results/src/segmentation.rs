@@ -1,7 +1,7 @@
 //! Lungs and lesions as a Segmentation (PS3.3 section A.51): binary, on the grid of the source series, one frame for
 //! each slice and segment that is not empty.
 //!
-//! It owns the object's attributes; the frames and their bits are [`frames`]'. It resamples nothing: a bit is a voxel
+//! It owns the object's attributes; the frames and their bits are `frames`'. It resamples nothing: a bit is a voxel
 //! of the source. The lesions are those inside the lungs, so that their volume is the one that is reported.
 mod frames;
 
