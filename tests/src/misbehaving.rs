@@ -1,10 +1,11 @@
 //! Destinations that misbehave as a test tells them to: `tests/peers/misbehaving.py`.
 use crate::daemon::{Daemon, Delivery};
-use crate::peers::{Process, free_port, script};
+use crate::peers::{Process, script};
 use crate::tables;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -43,8 +44,12 @@ impl Misbehaving {
     pub fn start(folder: &Path, peers: &[(&str, Protocol, &str)]) -> Self {
         let mut spec = serde_json::Map::new();
         let mut text = String::new();
+        // Free at the same time: one after the other the same port may come twice.
+        let listeners: Vec<TcpListener> =
+            (0..=peers.len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let mut ports = listeners.iter().map(|listener| listener.local_addr().unwrap().port());
         for (name, protocol, behaviour) in peers {
-            let port = free_port();
+            let port = ports.next().unwrap();
             fs::create_dir_all(folder.join(name)).unwrap();
             fs::write(folder.join(name).join("behaviour"), behaviour).unwrap();
             let (table, kind) = match protocol {
@@ -55,7 +60,8 @@ impl Misbehaving {
             text += &table;
             spec.insert((*name).to_owned(), json!([port, kind]));
         }
-        let last = free_port();
+        let last = ports.next().unwrap();
+        drop(listeners);
         let mut command = script("misbehaving.py");
         command.arg(folder).arg(Value::Object(spec).to_string()).arg(last.to_string());
         // It listens there when all the others listen.
