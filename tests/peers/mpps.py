@@ -3,6 +3,7 @@
 FOLDER has the images that the step is about; they may not have been sent yet.
 """
 import sys
+import time
 from pathlib import Path
 
 from pydicom import dcmread
@@ -59,8 +60,11 @@ ae.add_requested_context(ModalityPerformedProcedureStep)
 association = ae.associate("127.0.0.1", port, ae_title="TRIAGED")
 assert association.is_established, "no association"
 if action == "create":
+    # The reader thread must have paused again before the next request, or it drops the answer.
+    time.sleep(0.02)
     status, _ = association.send_n_create(created(), ModalityPerformedProcedureStep, uid)
 else:
+    time.sleep(0.02)
     status, _ = association.send_n_set(ended(), ModalityPerformedProcedureStep, uid)
 association.release()
 print(f"{status.Status:04X}")

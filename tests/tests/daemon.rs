@@ -172,6 +172,7 @@ fn orthanc_sends_a_study_and_files_its_result() {
 /// Sends `argv[2:]`, folders, over three associations at once, each of which carries every third slice of every study.
 const INTERLEAVE: &str = "
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 from pydicom import dcmread
@@ -186,6 +187,9 @@ def send(share):
     association = ae.associate('127.0.0.1', int(sys.argv[1]), ae_title='TRIAGED')
     assert association.is_established
     for path in share:
+        # pynetdicom's reader thread must have paused again before the next request: where it has not, it takes the answer
+        # for a request of ours and drops it, and the sender waits for it in vain.
+        time.sleep(0.02)
         answers.append(association.send_c_store(dcmread(path)).Status)
     association.release()
 slices = [order[i:i + len(studies)] for i in range(0, len(order), len(studies))]

@@ -52,8 +52,15 @@ pub(super) fn fuse<'a>(model: &'a Model<'a>) -> Result<Fused<'a>, GraphError> {
     }
     let mut graph = builder.graph;
     graph.drop_unread();
+    if let Some(dead) = graph.layers.iter().find(|layer| layer.raw.is_none() && layer.second.is_none()) {
+        let what = "nothing reads what it writes".to_owned();
+        return Err(GraphError { node: dead.name.clone(), op: "last of its layer".to_owned(), what });
+    }
     Ok((graph, builder.weights))
 }
+
+/// Layers of a network: planning recurses once a layer, and the paper's largest has about 100.
+const LAYERS_MAX: usize = 2_000;
 
 /// A batch normalization that waits for what follows it: value, scale, shift.
 type Norm = (ValueId, Vec<f32>, Vec<f32>);
@@ -213,6 +220,9 @@ impl<'a> Builder<'a> {
         if self.graph.values[source].channels == 0 {
             return self.fail("the network must start with a convolution or a matrix");
         }
+        if self.graph.layers.len() >= LAYERS_MAX {
+            return self.fail("more layers than any network of ours has by far");
+        }
         let name = self.output()?;
         let raw = Some(self.new_value(name, value, self.graph.layers.len()));
         let name = self.node.name.clone();
@@ -299,8 +309,19 @@ impl<'a> Builder<'a> {
         if self.int("axis", 1) != 1 || !self.graph.values[value].flat {
             return self.fail("only the result of a global pooling can be flattened");
         }
-        self.names.insert(self.output()?, value);
+        let (from, to) = (self.input_name(0)?, self.output()?);
+        self.names.insert(to, value);
+        self.share_readers(from, to);
         Ok(())
+    }
+
+    /// Two names of one value: who reads either reads both. What is fused into the value's layer would change it for all.
+    fn share_readers(&mut self, from: &'a str, to: &'a str) {
+        let count = |name| self.uses.get(name).copied().unwrap_or(0);
+        // This node itself is a reader of `from`, and no more than the other name.
+        let readers = count(from).saturating_sub(1) + count(to);
+        self.uses.insert(from, readers);
+        self.uses.insert(to, readers);
     }
 
     fn alias(&mut self) -> Result<(), GraphError> {
@@ -318,9 +339,7 @@ impl<'a> Builder<'a> {
             let value = self.input(0)?;
             self.names.insert(to, value);
         }
-        // What reads the alias reads the original.
-        let readers = self.uses.get(to).copied().unwrap_or(0);
-        *self.uses.entry(from).or_default() += readers;
+        self.share_readers(from, to);
         Ok(())
     }
 

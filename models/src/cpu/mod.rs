@@ -103,19 +103,24 @@ impl CpuBackend {
         pool: &mut PyramidPool,
         lane: &mut Workspace,
     ) -> Result<Vec<f32>, EngineError> {
-        let [features, _] = self.slices.outputs;
+        let [features, logits] = self.slices.outputs;
+        // Rows of features that are as wide as the slice.
+        let mut whole_rows = 0;
         let mut pooled = pool.slice(index)?;
         let mut finite = true;
         let mut lesions = Vec::with_capacity(slice.rows() * slice.columns());
         self.slices.run(slice, lane, &mut |row| {
             if row.output == features {
                 // The pyramid's maxima would swallow what is no number.
+                whole_rows += usize::from(row.layout.dims[2] == slice.columns());
                 finite &= row.values.iter().fold(true, |all, value| all & value.is_finite());
                 pooled.push(row.values, |channel, column| row.layout.at(channel, column));
-            } else {
+            } else if row.output == logits {
                 row.append(0, &mut lesions);
             }
         })?;
+        check(self.slices.name, lesions.len(), slice.rows() * slice.columns())?;
+        check(self.slices.name, whole_rows, slice.rows())?;
         if !finite {
             return Err(EngineError::NotFinite { model: self.slices.name });
         }
@@ -131,7 +136,13 @@ impl Backend for CpuBackend {
 
     fn lungs(&self, slice: Plane<'_>) -> Result<Vec<f32>, EngineError> {
         let mut lungs = Vec::with_capacity(slice.rows() * slice.columns());
-        self.lanes.with(|lane| self.lungs.run(&slice, lane, &mut |row| row.append(0, &mut lungs)))?;
+        self.lanes.with(|lane| {
+            self.lungs.run(&slice, lane, &mut |row| {
+                if row.output == self.lungs.outputs[0] {
+                    row.append(0, &mut lungs);
+                }
+            })
+        })?;
         check(self.lungs.name, lungs.len(), slice.rows() * slice.columns())?;
         sigmoid(&mut lungs, self.lungs.name)?;
         Ok(lungs)
@@ -204,6 +215,11 @@ impl<const N: usize> Model<N> {
         }
         let find = |name: &str| net.output(name).ok_or_else(|| fail(format!("has no output named `{name}`")));
         let found = outputs.iter().map(|output| find(output)).collect::<Result<Vec<_>, _>>()?;
+        for (output, name) in found.iter().zip(&outputs).filter(|(_, name)| **name != "features") {
+            if net.channels(*output) != 1 {
+                return Err(fail(format!("output `{name}` has {} channels, not one", net.channels(*output))));
+            }
+        }
         let outputs = found.try_into().expect("one output for each of N names");
         Ok(Self { net, name, outputs })
     }
