@@ -317,6 +317,33 @@ fn large_maps_are_the_same_in_strips() {
     }
 }
 
+/// What is read under its own name and under another is not changed by what follows one of the two.
+#[test]
+fn a_value_with_two_names_stays_what_it_is() {
+    type Follow = fn(&mut Case, &Value, &Value) -> Value;
+    let follows: [(&str, Follow); 3] = [
+        ("normalization", |case, alias, _| case.norm(alias)),
+        ("ReLU", |case, alias, _| case.relu(alias)),
+        ("sum", |case, alias, other| case.add(alias, other)),
+    ];
+    for op in ["Identity", "Cast"] {
+        for (what, follow) in follows {
+            let dims = [1, 5, 7];
+            let (mut case, x, input) = Case::new(460, 3, dims, 2);
+            let x = case.start(&x);
+            let y = case.conv(&x, 9, &Window::square(3, 1, 1), false, true);
+            let other = case.conv(&x, 9, &Window::square(1, 1, 0), false, true);
+            let to = if op == "Cast" { vec![("to", Attribute::Int(1))] } else { vec![] };
+            let alias = Value { name: case.file.node(op, &[&y.name], to), map: y.map.clone() };
+            let after = follow(&mut case, &alias, &other);
+            case.check(&input, dims, &[&after, &y, &other], &format!("{op}, then a {what}; an output"));
+            // Read under its own name by a node.
+            let beside = case.conv(&y, 4, &Window::square(1, 1, 0), false, false);
+            case.check(&input, dims, &[&after, &beside, &other], &format!("{op}, then a {what}"));
+        }
+    }
+}
+
 #[test]
 fn a_node_that_is_not_known_is_refused_by_its_name() {
     let refused = |build: &dyn Fn(&mut File) -> String, message: &str| {
