@@ -1,7 +1,9 @@
 //! The configuration file: TOML, unknown keys refused, clinical thresholds explicit.
 //!
 //! Parsed once at the start; past it, values are valid. Nothing leaves the box but to the destinations named here.
-use anyhow::{Context, bail};
+mod check;
+
+use anyhow::Context;
 use results::Kind;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -343,139 +345,10 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> anyhow::Result<()> {
-        self.check_peers()?;
-        self.check_tls()?;
-        if !(1..=limits::ASSOCIATIONS_MAX).contains(&self.dicom.associations_max) {
-            bail!(
-                "dicom.associations_max is {}, outside of 1 to {}",
-                self.dicom.associations_max,
-                limits::ASSOCIATIONS_MAX
-            );
-        }
-        for (name, share) in
-            [("operating_point", self.policy.operating_point), ("severity_min", self.policy.severity_min)]
-        {
-            if !(0.0..=1.0).contains(&share) {
-                bail!("policy.{name} is {share}, outside of 0 to 1");
-            }
-        }
-        let worklist = self.worklist.as_ref().map(|w| ("worklist.timeout_s", w.timeout_s));
-        for (name, seconds) in [
-            ("dicom.idle_timeout_s", self.dicom.idle_timeout_s),
-            ("dicom.association_request_timeout_s", self.dicom.association_request_timeout_s),
-            ("completion.quiet_short_s", self.completion.quiet_short_s),
-            ("completion.quiet_long_s", self.completion.quiet_long_s),
-        ]
-        .into_iter()
-        .chain(worklist)
-        {
-            if !(0.01..=86_400.0).contains(&seconds) {
-                bail!("{name} is {seconds}, outside of 0.01 to 86400");
-            }
-        }
-        if !(0.0..=36_500.0).contains(&self.storage.keep_days) {
-            bail!("storage.keep_days is {}, outside of 0 to 36500", self.storage.keep_days);
-        }
-        if self.results.slices > limits::SLICES_SENT_MAX {
-            bail!("results.slices is {}, more than {}", self.results.slices, limits::SLICES_SENT_MAX);
-        }
-        Ok(())
-    }
-
-    /// AE titles, names and addresses.
-    fn check_peers(&self) -> anyhow::Result<()> {
-        let titles = self.destinations.iter().filter_map(Destination::ae_title);
-        let scanners = self.scanners.iter().map(|s| s.ae_title.as_str());
-        let worklist = self.worklist.iter().map(|w| w.ae_title.as_str());
-        let archive = self.results.archive_ae_title.as_deref();
-        for title in self.called().chain(titles).chain(scanners).chain(worklist).chain(archive) {
-            title.parse::<dimse::AeTitle>().with_context(|| format!("AE title {title:?}"))?;
-        }
-        if self.dicom.callers.is_empty() {
-            bail!(
-                "dicom.callers is empty: name the AE titles that may send, or write [\"*\"] to let everybody"
-            );
-        }
-        for caller in self.dicom.callers.iter().filter(|c| *c != "*") {
-            caller
-                .parse::<dimse::AeTitle>()
-                .with_context(|| format!("AE title {caller:?} in dicom.callers"))?;
-        }
-        if let Some(name) = repeated(self.destinations.iter().map(Destination::name)) {
-            bail!("two destinations are named {name:?}");
-        }
-        if let Some(title) = repeated(self.scanners.iter().map(|s| s.ae_title.as_str())) {
-            bail!("two scanners have the AE title {title:?}");
-        }
-        for destination in &self.destinations {
-            let name = destination.name();
-            if name.is_empty() || !name.chars().all(|c| c.is_ascii_graphic()) {
-                bail!(
-                    "a destination is named {name:?}: letters, digits and punctuation are possible, no spaces"
-                );
-            }
-            check_address(&format!("destination {name:?}"), destination.address())?;
-            // Only these two say why a study was not evaluated; who gets neither would hear nothing of it.
-            if let Destination::Dicom(d) = destination
-                && !d.results.iter().any(|kind| matches!(kind, Kind::Picture | Kind::Report))
-            {
-                bail!(
-                    "destination {name:?}: results holds neither \"picture\" nor \"report\", which say of every study what became of it"
-                );
-            }
-        }
-        for scanner in &self.scanners {
-            check_address(&format!("scanner {:?}", scanner.ae_title), &scanner.address)?;
-        }
-        if let Some(worklist) = &self.worklist {
-            check_address("worklist", &worklist.address)?;
-        }
-        Ok(())
-    }
-
-    fn check_tls(&self) -> anyhow::Result<()> {
-        if self.dicom.listen.is_none() && self.dicom.listen_tls.is_none() {
-            bail!("neither dicom.listen nor dicom.listen_tls is there: the box would hear nobody");
-        }
-        if self.tls.is_some() {
-            return Ok(());
-        }
-        let destination = self.destinations.iter().find(|d| d.tls()).map(Destination::name);
-        let scanner = self.scanners.iter().find(|s| s.tls).map(|s| s.ae_title.as_str());
-        let worklist = self.worklist.iter().find(|w| w.tls).map(|w| w.ae_title.as_str());
-        if let Some(peer) = destination.or(scanner).or(worklist) {
-            bail!("{peer:?} wants TLS, and there is no [tls] with a certificate, a key and authorities");
-        }
-        if self.dicom.listen_tls.is_some() {
-            bail!("dicom.listen_tls needs [tls] with a certificate, a key and authorities");
-        }
-        Ok(())
-    }
-
     /// All AE titles under which we are called.
     pub fn called(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.dicom.ae_title.as_str()).chain(self.dicom.also_called.iter().map(String::as_str))
     }
-}
-
-/// `host:port`, the host being a name, an IPv4 address, or an IPv6 address in brackets.
-fn check_address(whose: &str, address: &str) -> anyhow::Result<()> {
-    let port = address.rsplit_once(':').and_then(|(host, port)| {
-        let plain = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
-        plain.then(|| port.parse::<u16>().ok()).flatten()
-    });
-    match port {
-        Some(1..) => Ok(()),
-        _ => bail!("{whose}: the address {address:?} is no host:port"),
-    }
-}
-
-/// The first value that is there twice.
-fn repeated<'a>(values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let mut values: Vec<&str> = values.collect();
-    values.sort_unstable();
-    values.windows(2).find(|w| w[0] == w[1]).map(|w| w[0])
 }
 
 /// A duration of the file, which was checked to be sensible.
