@@ -12,6 +12,7 @@ pub mod analysis;
 pub mod backend;
 pub mod card;
 pub mod cpu;
+mod graph;
 mod labels;
 pub mod limits;
 mod prepare;

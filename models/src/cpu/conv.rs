@@ -5,10 +5,10 @@
 use std::ops::Range;
 
 use super::buffer::Aligned;
-use super::graph::{Filter, Weights, Window};
 use super::layout::{LANES, Layout};
 use super::simd::{Kernels, Shape, Source, TileFn};
 use super::tile::{OUTSIDE, Panel, ROWS_MAX, Second, Tap, Target, Tile};
+use crate::graph::{Filter, Weights, Window};
 
 /// From here on, weights stay in half precision if that is what the file has: 60 000 weights fill a tenth of a core's cache, and are read
 /// for so few pixels each that the reading costs more than the widening.
@@ -101,7 +101,7 @@ impl Conv {
                 }))
             }
             Weights::Half(bytes) => Panels::Full(packed(blocks, panel_len, |b, at| {
-                place(b, at).map_or(0.0, |i| super::onnx::widen(Weights::half(bytes, i)))
+                place(b, at).map_or(0.0, |i| crate::graph::onnx::widen(Weights::half(bytes, i)))
             })),
             Weights::Full(weights) => {
                 Panels::Full(packed(blocks, panel_len, |b, at| place(b, at).map_or(0.0, |i| weights[i])))

@@ -4,11 +4,11 @@
 
 use super::buffer::Aligned;
 use super::conv::{Ends, From};
-use super::graph::{Layer, Op, ValueId};
 use super::layout::{LANES, Layout};
 use super::plan::{Plan, Vertical, reach, written};
 use super::rows::{Blend, Finish, SecondRow, Weighted};
 use super::simd::Kernels;
+use crate::graph::{Layer, Op, ValueId};
 
 /// Layers other than convolutions, row by row.
 pub(super) struct Rows<'a> {

@@ -14,12 +14,9 @@
 
 mod buffer;
 mod conv;
-mod fuse;
-mod graph;
 mod layers;
 mod layout;
 mod net;
-mod onnx;
 mod plan;
 pub mod probe;
 mod rows;

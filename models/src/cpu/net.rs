@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::buffer::Aligned;
 use super::conv::{Conv, Ends, From, Into, by_lane};
-use super::fuse::{GraphError, fuse};
-use super::graph::{Graph, Layer, Op, ValueId};
 use super::layers::Rows;
 use super::layout::{LANES, Layout};
 use super::plan::{Plan, PlanError, Step, written};
 use super::rows::Weighted;
 use super::simd::Kernels;
 use super::tile::Tap;
+use crate::graph::fuse::{GraphError, fuse};
+use crate::graph::{Graph, Layer, Op, ValueId};
 
 /// Plans that are kept: several studies of different sizes may arrive at once.
 const PLANS_MAX: usize = 4;
@@ -75,7 +75,7 @@ pub(super) enum NetError {
     Io(#[from] std::io::Error),
     /// The file is no ONNX model.
     #[error(transparent)]
-    Onnx(#[from] super::onnx::OnnxError),
+    Onnx(#[from] crate::graph::onnx::OnnxError),
     /// The model has nodes that are not known.
     #[error(transparent)]
     Graph(#[from] GraphError),
@@ -95,7 +95,7 @@ impl Net {
     /// # Errors
     /// [`NetError`].
     pub(super) fn new(bytes: &[u8], kernels: Kernels) -> Result<Self, NetError> {
-        let model = super::onnx::read(bytes)?;
+        let model = crate::graph::onnx::read(bytes)?;
         let (graph, mut weights) = fuse(&model)?;
         let pairs = can_pair(&graph);
         let mut pack = |(index, layer): (usize, &Layer)| {

@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::conv::{Conv, Tiles};
-use super::graph::{Graph, Layer, Op, Size, ValueId, Window};
 use super::layout::Layout;
 use super::rows::{Horizontal, linear};
 use super::simd::Kernels;
+use crate::graph::{Graph, Layer, Op, Size, ValueId, Window};
 
 /// Maps of at most this size are computed whole: a few of them fit a core's cache of 1 MiB.
 const WHOLE_BYTES: usize = 192 << 10;

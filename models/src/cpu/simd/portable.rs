@@ -31,7 +31,7 @@ impl Isa for Portable {
     #[inline(always)]
     unsafe fn load_half(values: &[u16], at: usize) -> [f32; 4] {
         let v = &values[at..at + 4];
-        [v[0], v[1], v[2], v[3]].map(crate::cpu::onnx::widen)
+        [v[0], v[1], v[2], v[3]].map(crate::graph::onnx::widen)
     }
 
     #[inline(always)]

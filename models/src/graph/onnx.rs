@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 /// Why a file can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum OnnxError {
+pub(crate) enum OnnxError {
     /// The file ends inside a field.
     #[error("ends inside a field, {left} bytes from its end")]
     Short {
@@ -55,50 +55,50 @@ pub(super) enum OnnxError {
 
 /// A model's graph. Weights are borrowed from the file's bytes.
 #[derive(Debug, Default)]
-pub(super) struct Model<'a> {
+pub(crate) struct Model<'a> {
     /// In an order in which every input comes before its use.
-    pub(super) nodes: Vec<Node<'a>>,
+    pub(crate) nodes: Vec<Node<'a>>,
     /// Initializers by name.
-    pub(super) tensors: HashMap<String, Tensor<'a>>,
+    pub(crate) tensors: HashMap<String, Tensor<'a>>,
     /// Inputs: name and number of dimensions.
-    pub(super) inputs: Vec<(String, usize)>,
+    pub(crate) inputs: Vec<(String, usize)>,
     /// Names of the outputs.
-    pub(super) outputs: Vec<String>,
+    pub(crate) outputs: Vec<String>,
 }
 
 /// A node of the graph.
 #[derive(Debug, Default)]
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     /// Its name, or that of its first output.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its operator.
-    pub(super) op: String,
+    pub(crate) op: String,
     /// Names of its inputs; an omitted one is empty.
-    pub(super) inputs: Vec<String>,
+    pub(crate) inputs: Vec<String>,
     /// Names of its outputs.
-    pub(super) outputs: Vec<String>,
+    pub(crate) outputs: Vec<String>,
     /// By name.
-    pub(super) attributes: HashMap<String, Attribute<'a>>,
+    pub(crate) attributes: HashMap<String, Attribute<'a>>,
 }
 
 /// Value of an attribute.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Attribute<'a> {
+pub(crate) struct Attribute<'a> {
     /// If it is an integer.
-    pub(super) int: Option<i64>,
+    pub(crate) int: Option<i64>,
     /// If it is a number.
-    pub(super) float: Option<f32>,
+    pub(crate) float: Option<f32>,
     /// If it is a text.
-    pub(super) text: Option<String>,
+    pub(crate) text: Option<String>,
     /// If it is a list of integers.
-    pub(super) ints: Vec<i64>,
+    pub(crate) ints: Vec<i64>,
     /// If it is a tensor.
-    pub(super) tensor: Option<Tensor<'a>>,
+    pub(crate) tensor: Option<Tensor<'a>>,
 }
 
 /// Type of a tensor's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// IEEE single precision.
     F32,
     /// IEEE half precision.
@@ -109,18 +109,18 @@ pub(super) enum Kind {
 
 /// A constant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tensor<'a> {
+pub(crate) struct Tensor<'a> {
     /// Sizes.
-    pub(super) dims: Vec<usize>,
+    pub(crate) dims: Vec<usize>,
     /// Type of the values.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// The values, little-endian.
     bytes: Cow<'a, [u8]>,
 }
 
 impl Tensor<'_> {
     /// The values as single precision; `None` for integers.
-    pub(super) fn floats(&self) -> Option<Vec<f32>> {
+    pub(crate) fn floats(&self) -> Option<Vec<f32>> {
         match self.kind {
             Kind::F32 => Some(
                 self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
@@ -133,12 +133,12 @@ impl Tensor<'_> {
     }
 
     /// The bytes, if they are half precision.
-    pub(super) fn halves(&self) -> Option<&[u8]> {
+    pub(crate) fn halves(&self) -> Option<&[u8]> {
         (self.kind == Kind::F16).then_some(&self.bytes[..])
     }
 
     /// The values, if they are integers.
-    pub(super) fn ints(&self) -> Option<Vec<i64>> {
+    pub(crate) fn ints(&self) -> Option<Vec<i64>> {
         let int = |b: &[u8]| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
         (self.kind == Kind::I64).then(|| self.bytes.chunks_exact(8).map(int).collect())
     }
@@ -146,7 +146,7 @@ impl Tensor<'_> {
 
 /// Half precision to single, exactly.
 #[inline]
-pub(super) fn widen(half: u16) -> f32 {
+pub(crate) fn widen(half: u16) -> f32 {
     let sign = u32::from(half & 0x8000) << 16;
     let magnitude = u32::from(half & 0x7fff);
     let bits = match magnitude {
@@ -163,7 +163,7 @@ pub(super) fn widen(half: u16) -> f32 {
 ///
 /// # Errors
 /// [`OnnxError`].
-pub(super) fn read(bytes: &[u8]) -> Result<Model<'_>, OnnxError> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Model<'_>, OnnxError> {
     let mut graph = None;
     fields(bytes, |field, value| {
         if field == 7 {

@@ -5,40 +5,43 @@
 //! A layer is a convolution, pooling, resizing, concatenation or copy, and then, on each value before it is written:
 //! `raw = relu?(value + residual?)`, `second = relu?(raw · scale + shift)`.
 
+pub(crate) mod fuse;
+pub(crate) mod onnx;
+
 use std::borrow::Cow;
 
 /// Index of a value.
-pub(super) type ValueId = usize;
+pub(crate) type ValueId = usize;
 
 /// A map or vector that some layer writes; value 0 is the network's input.
 #[derive(Debug, Clone)]
-pub(super) struct Value {
+pub(crate) struct Value {
     /// Name in the file.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Channels; 0 for the input of a network that does not start with a convolution.
-    pub(super) channels: usize,
+    pub(crate) channels: usize,
     /// A vector: no pixels.
-    pub(super) flat: bool,
+    pub(crate) flat: bool,
 }
 
 /// A window that slides over depth, height and width.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Window {
+pub(crate) struct Window {
     /// Size.
-    pub(super) size: [usize; 3],
+    pub(crate) size: [usize; 3],
     /// Steps.
-    pub(super) stride: [usize; 3],
+    pub(crate) stride: [usize; 3],
     /// Padding before.
-    pub(super) before: [usize; 3],
+    pub(crate) before: [usize; 3],
     /// Padding after.
-    pub(super) after: [usize; 3],
+    pub(crate) after: [usize; 3],
     /// The number of steps is rounded up.
-    pub(super) ceil: bool,
+    pub(crate) ceil: bool,
 }
 
 impl Window {
     /// Size of the output along an axis, 0 where the window does not fit.
-    pub(super) fn output(&self, axis: usize, len: usize) -> usize {
+    pub(crate) fn output(&self, axis: usize, len: usize) -> usize {
         let (padded, stride) = (len + self.before[axis] + self.after[axis], self.stride[axis]);
         let steps = match padded.checked_sub(self.size[axis]) {
             Some(room) if self.ceil => room.div_ceil(stride),
@@ -55,20 +58,20 @@ impl Window {
 
 /// A convolution; its weights are kept apart, until they are packed.
 #[derive(Debug, Clone)]
-pub(super) struct Filter {
+pub(crate) struct Filter {
     /// Where it is applied.
-    pub(super) window: Window,
+    pub(crate) window: Window,
     /// Input channels.
-    pub(super) inputs: usize,
+    pub(crate) inputs: usize,
     /// Output channels.
-    pub(super) outputs: usize,
+    pub(crate) outputs: usize,
     /// One an output channel.
-    pub(super) bias: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 /// Weights of a convolution, as in the file: [output][input][depth][height][width].
 #[derive(Debug, Clone)]
-pub(super) enum Weights<'a> {
+pub(crate) enum Weights<'a> {
     /// Single precision.
     Full(Vec<f32>),
     /// Half precision, little-endian: not copied, because they are most of a file.
@@ -77,12 +80,12 @@ pub(super) enum Weights<'a> {
 
 impl Weights<'_> {
     /// The bits of a weight in half precision.
-    pub(super) fn half(bytes: &[u8], at: usize) -> u16 {
+    pub(crate) fn half(bytes: &[u8], at: usize) -> u16 {
         u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]])
     }
 
     /// Number of weights.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Full(values) => values.len(),
             Self::Half(bytes) => bytes.len() / 2,
@@ -92,7 +95,7 @@ impl Weights<'_> {
 
 /// The size that a map is resized to.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Size {
+pub(crate) enum Size {
     /// That of another value.
     Like(ValueId),
     /// Depth, height, width.
@@ -103,7 +106,7 @@ pub(super) enum Size {
 
 /// What a layer computes before residual and clip.
 #[derive(Debug, Clone)]
-pub(super) enum Op {
+pub(crate) enum Op {
     /// Convolution; on a vector, a matrix.
     Conv(Filter),
     /// The largest value of a window.
@@ -123,57 +126,57 @@ pub(super) enum Op {
 
 /// A second output.
 #[derive(Debug, Clone)]
-pub(super) struct Second {
+pub(crate) struct Second {
     /// Where it goes.
-    pub(super) value: ValueId,
+    pub(crate) value: ValueId,
     /// One a channel.
-    pub(super) scale: Vec<f32>,
+    pub(crate) scale: Vec<f32>,
     /// One a channel.
-    pub(super) shift: Vec<f32>,
+    pub(crate) shift: Vec<f32>,
     /// Clip at 0.
-    pub(super) relu: bool,
+    pub(crate) relu: bool,
 }
 
 /// A fused layer.
 #[derive(Debug, Clone)]
-pub(super) struct Layer {
+pub(crate) struct Layer {
     /// Name of the node that it computes first.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// What it computes.
-    pub(super) op: Op,
+    pub(crate) op: Op,
     /// From what.
-    pub(super) source: ValueId,
+    pub(crate) source: ValueId,
     /// Added to it.
-    pub(super) residual: Option<ValueId>,
+    pub(crate) residual: Option<ValueId>,
     /// Clip at 0.
-    pub(super) relu: bool,
+    pub(crate) relu: bool,
     /// First output.
-    pub(super) raw: Option<ValueId>,
+    pub(crate) raw: Option<ValueId>,
     /// Second output.
-    pub(super) second: Option<Second>,
+    pub(crate) second: Option<Second>,
 }
 
 /// A network.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Graph {
+pub(crate) struct Graph {
     /// In an order in which every value is written before it is read.
-    pub(super) layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
     /// All values.
-    pub(super) values: Vec<Value>,
+    pub(crate) values: Vec<Value>,
     /// Name and value of each output.
-    pub(super) outputs: Vec<(String, ValueId)>,
+    pub(crate) outputs: Vec<(String, ValueId)>,
 }
 
 impl Graph {
     /// Values that a layer reads.
-    pub(super) fn reads(&self, layer: usize) -> impl Iterator<Item = ValueId> {
+    pub(crate) fn reads(&self, layer: usize) -> impl Iterator<Item = ValueId> {
         let layer = &self.layers[layer];
         let others = if let Op::Concat(others) = &layer.op { &others[..] } else { &[] };
         std::iter::once(layer.source).chain(layer.residual).chain(others.iter().copied())
     }
 
     /// First outputs that only their layer's second output needs are not written.
-    pub(super) fn drop_unread(&mut self) {
+    pub(crate) fn drop_unread(&mut self) {
         let mut read = vec![false; self.values.len()];
         for layer in 0..self.layers.len() {
             for value in self.reads(layer) {

@@ -14,29 +14,29 @@ mod read;
 
 use std::collections::HashMap;
 
-use super::graph::{Filter, Graph, Layer, Op, Second, Size, Value, ValueId, Weights, Window};
 use super::onnx::{Kind, Model, Node, Tensor};
+use super::{Filter, Graph, Layer, Op, Second, Size, Value, ValueId, Weights, Window};
 
 /// A node that this engine does not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("node `{node}` ({op}): {what}")]
-pub(super) struct GraphError {
+pub(crate) struct GraphError {
     /// Its name.
-    pub(super) node: String,
+    pub(crate) node: String,
     /// Its operator.
-    pub(super) op: String,
+    pub(crate) op: String,
     /// What doesn't fit.
-    pub(super) what: String,
+    pub(crate) what: String,
 }
 
 /// A network and, by layer, the weights of its convolutions.
-pub(super) type Fused<'a> = (Graph, HashMap<usize, Weights<'a>>);
+pub(crate) type Fused<'a> = (Graph, HashMap<usize, Weights<'a>>);
 
 /// Fuses the nodes of a file.
 ///
 /// # Errors
 /// [`GraphError`].
-pub(super) fn fuse<'a>(model: &'a Model<'a>) -> Result<Fused<'a>, GraphError> {
+pub(crate) fn fuse<'a>(model: &'a Model<'a>) -> Result<Fused<'a>, GraphError> {
     let fail = |what: String| GraphError { node: "graph".into(), op: "inputs".into(), what };
     let [(input, dims)] = &model.inputs[..] else {
         return Err(fail(format!("{} inputs; one is known", model.inputs.len())));

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::super::graph::{Weights, Window};
-use super::super::onnx::Tensor;
 use super::{Builder, GraphError};
+use crate::graph::onnx::Tensor;
+use crate::graph::{Weights, Window};
 
 impl<'a> Builder<'a> {
     pub(super) fn fail<T>(&self, what: impl Into<String>) -> Result<T, GraphError> {
