@@ -2,6 +2,9 @@
 //!
 //! Parsed once at the start; past it, values are valid. Nothing leaves the box but to the destinations named here.
 mod check;
+mod screen;
+
+pub use screen::{Patient, Screen, Viewers};
 
 use anyhow::Context;
 use results::Kind;
@@ -32,6 +35,9 @@ pub struct Config {
     /// What the results look like.
     #[serde(default)]
     pub results: ResultSettings,
+    /// The technician's screen; without it there is none.
+    #[serde(default)]
+    pub screen: Option<Screen>,
     /// Who we are over TLS, and whom we trust.
     #[serde(default)]
     pub tls: Option<Tls>,

@@ -12,6 +12,7 @@
 mod commitment_requests;
 mod commitments;
 mod kind;
+mod listing;
 mod operator;
 mod outbox;
 mod packed;
@@ -22,6 +23,7 @@ mod studies;
 pub use commitment_requests::{Answered, Uncommitted};
 pub use commitments::DueReport;
 pub use kind::Kind;
+pub use listing::{Listed, Order, Period, Rank, Subject, View};
 pub use operator::{Entry, Selection};
 pub use outbox::{Counts, Delivery, Kept, Payload};
 pub use packed::Packed;
