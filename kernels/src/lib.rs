@@ -8,7 +8,9 @@
 pub mod paste;
 pub mod pyramid;
 pub mod resample;
+pub mod stored;
 
 pub use paste::{Paste, zoomed_range};
 pub use pyramid::{PyramidError, PyramidPool, SliceRows};
 pub use resample::{Zoom, window, zoomed_len};
+pub use stored::Stored;
