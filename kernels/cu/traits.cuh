@@ -14,9 +14,16 @@ namespace traits {
 /// Static shared memory of a block on every GPU from sm_52 on.
 constexpr int SHARED_BYTES_MAX = 48 * 1024;
 
-}  // namespace traits
+// Layers of the networks.
 
-namespace traits {
+/// Warps of a block of a convolution.
+constexpr int CONVOLVE_WARPS = 4;
+/// Positions of a row of a strip (see layers.cuh), with its halo.
+constexpr int PITCH_MAX = 48;
+static_assert(PITCH_MAX % 2 == 0, "pairs of pixels start at even positions");
+/// Threads of a block of a layer without convolution.
+constexpr int MAP_THREADS = 128;
+static_assert((MAP_THREADS & (MAP_THREADS - 1)) == 0, "sums are halved");
 
 // The pyramid, ingest and masks. The launchers in kernels/src/gpu/ repeat the sizes.
 
