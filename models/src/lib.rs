@@ -13,6 +13,8 @@ pub mod backend;
 pub mod card;
 pub mod cpu;
 pub mod engines;
+#[allow(dead_code, reason = "cuda and tensorrt construct it")]
+mod gpu;
 mod graph;
 pub mod job;
 mod labels;

@@ -110,9 +110,9 @@ pub struct Pasted {
 }
 
 impl Pasted {
-    /// The form for `paste` into source planes of `columns` columns.
-    pub fn new(paste: &Paste, columns: usize) -> Self {
-        Self { rows: paste.rows().clone(), columns: paste.columns().clone(), stride: columns }
+    /// The form for `paste`.
+    pub fn new(paste: &Paste) -> Self {
+        Self { rows: paste.rows().clone(), columns: paste.columns().clone(), stride: paste.source()[1] }
     }
 
     /// Words of the mask of one slice; 0 if the box vanishes on the source grid.
@@ -215,7 +215,7 @@ mod tests {
     fn bits_land_on_their_voxels() {
         // Grid 4 x 4 to 8 x 40: rows 1..3 to 2..6, columns 1..4 to 10..40.
         let paste = Paste::new(&(1..3), &(1..4), [4, 4], [8, 40]);
-        let pasted = Pasted::new(&paste, 40);
+        let pasted = Pasted::new(&paste);
         assert_eq!(pasted.words(), 4);
         let mut plane = vec![8u8; 320];
         pasted.unpack(&[1, 0, 1 << 29, 0xffff_ffff], 4, &mut plane);
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_box_that_vanishes_has_no_words() {
         let paste = Paste::new(&(3..4), &(0..10), [10, 10], [4, 4]);
-        let pasted = Pasted::new(&paste, 4);
+        let pasted = Pasted::new(&paste);
         assert_eq!(pasted.words(), 0);
         pasted.unpack(&[], 1, &mut [0; 16]);
     }
