@@ -1,17 +1,13 @@
 // The one translation unit: every kernel of the program, for one cubin per architecture and for the software device.
 //
-// Each file opens with the bytes it moves and the bound that follows. Kernels are `extern "C" __global__` and named
-// `<file>_<what>_<f16|f32>`.
-#ifdef TRIAGED_SHIM
-#include "../shim/cuda_shim.h"
-#else
-#include <cuda_fp16.h>
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 700
-#include <mma.h>
-#endif
-#endif
-
+// Kernels are `extern "C" __global__` and named `<file>_<what>_<f16|f32>`; each file opens with the bytes it moves and
+// the bound that follows, and keeps its own names in a namespace. Dynamic shared memory has the same name in all:
+//     extern __shared__ __align__(16) unsigned char dynamic_shared[];
 #include "traits.cuh"
 
-// One line per kernel file, in alphabetical order.
-#include "probe.cuh"
+// Alphabetical.
+#include "convolve_ends.cu"
+#include "convolve_plain.cu"
+#include "convolve_tensor.cu"
+#include "maps.cu"
+#include "probe.cu"

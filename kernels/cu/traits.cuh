@@ -1,19 +1,28 @@
-// What every kernel file shares: integer names, tile sizes, and the asserts that tie them to the launchers in Rust.
-//
-// Kernel files add their constants here, each with its unit and the launcher that must agree with it.
+// Sizes of the kernels' tiles, and what every kernel includes.
 #pragma once
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#include <cuda_fp16.h>
+#endif
 
-using u8 = unsigned char;
-using u16 = unsigned short;
-using u32 = unsigned int;
-using u64 = unsigned long long;
-using i16 = short;
-using i64 = long long;
+// wmma is there from sm_70 on. The software device has it too.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 700
+#define TRIAGED_TENSOR_CORES
+#endif
 
-static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(u64) == 8, "sizes that the host writes");
+namespace traits {
 
-// Dynamic shared memory has one name in all kernels (the software device defines it under this name):
-//     extern __shared__ __align__(16) unsigned char dynamic_shared[];
+/// Static shared memory of a block on every GPU from sm_52 on.
+constexpr int SHARED_BYTES_MAX = 48 * 1024;
 
-// Threads that run in step; `warpSize` is not a compile-time constant.
-constexpr int WARP = 32;
+// Layers of the networks.
+
+/// Warps of a block of a convolution.
+constexpr int CONVOLVE_WARPS = 4;
+/// Positions of a row of a strip (see layers.cuh), with its halo.
+constexpr int PITCH_MAX = 48;
+static_assert(PITCH_MAX % 2 == 0, "pairs of pixels start at even positions");
+/// Threads of a block of a layer without convolution.
+constexpr int MAP_THREADS = 128;
+static_assert((MAP_THREADS & (MAP_THREADS - 1)) == 0, "sums are halved");
+
+}  // namespace traits

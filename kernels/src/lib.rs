@@ -12,7 +12,9 @@ pub mod pyramid;
 pub mod resample;
 #[cfg(feature = "shim")]
 pub mod shim;
+pub mod stored;
 
 pub use paste::{Paste, zoomed_range};
 pub use pyramid::{PyramidError, PyramidPool, SliceRows};
 pub use resample::{Zoom, window, zoomed_len};
+pub use stored::Stored;
