@@ -131,8 +131,7 @@ impl Pyramid {
         grow(&self.device, &mut self.out, (format.channels * CELLS + 1) * 4)?;
         stream.upload(&self.tables, 0, &tables)?;
         let count = plane * study.intervals[2];
-        let args =
-            [Arg::Ptr(self.cells.ptr()), Arg::I32(int(count)?), Arg::Ptr(self.flag(format.channels))];
+        let args = [Arg::Ptr(self.cells.ptr()), Arg::I32(int(count)?), Arg::Ptr(self.flag(format.channels))];
         stream.launch("pyramid_clear", [blocks(count, THREADS), 1, 1], [THREADS as u32, 1, 1], 0, &args)?;
         self.study = study;
         Ok(())

@@ -99,8 +99,7 @@ impl<L> Lane<L> {
     /// A lane with nothing in its buffers.
     pub(super) fn new(device: &Device, networks: L) -> Result<Self, DeviceError> {
         let empty = || device.buffer(0);
-        let slot =
-            || Ok(Slot { planes: empty()?, lungs: empty()?, logits: empty()?, bits: empty()? });
+        let slot = || Ok(Slot { planes: empty()?, lungs: empty()?, logits: empty()?, bits: empty()? });
         Ok(Self {
             compute: device.stream()?,
             copy: device.stream()?,

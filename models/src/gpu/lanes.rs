@@ -82,7 +82,8 @@ mod tests {
         assert_eq!(lanes.with(make, |lane| Ok(*lane)), Ok(0));
         assert_eq!(lanes.with(make, |_| Err::<usize, _>(())), Err(()));
         assert_eq!(lanes.with(make, |lane| Ok(*lane)), Ok(1));
-        let panicked = catch_unwind(AssertUnwindSafe(|| lanes.with(make, |_| -> Result<(), ()> { panic!("x") })));
+        let panicked =
+            catch_unwind(AssertUnwindSafe(|| lanes.with(make, |_| -> Result<(), ()> { panic!("x") })));
         assert!(panicked.is_err());
         assert_eq!(lanes.with(make, |lane| Ok(*lane)), Ok(2));
         // A lane that can't be made blocks none of the next callers.
