@@ -12,6 +12,7 @@ pub mod analysis;
 pub mod backend;
 pub mod card;
 pub mod cpu;
+pub mod cuda;
 pub mod engines;
 #[allow(dead_code, reason = "cuda and tensorrt construct it")]
 mod gpu;

@@ -4,6 +4,7 @@
 //! wait, or compute what the CPU reference computes otherwise. Each has a function of the bytes that it must move, for the GPU suite.
 
 pub mod ingest;
+pub mod layers;
 pub mod masks;
 pub mod pyramid;
 
