@@ -213,7 +213,7 @@ fn delivery(dir: &Path, scratch: &Path, args: &Args) -> anyhow::Result<DeliveryR
         config.engine.zoo.clone_from(&args.zoo);
         config.engine.threads = args.threads;
         let (sender, notices) = mpsc::channel();
-        let appliance = Appliance::start(&config, sender)?;
+        let appliance = Appliance::start(&config, sender, crate::screen::Recent::default())?;
         let address = appliance.listening.plain.context("the benchmark listens without TLS")?;
         let sent = hospital::send_study(dir, address, &|_| {}, &|_| {})?;
         let (verdict, times) = accepted(&notices)?;

@@ -3,7 +3,7 @@
 //! Console, PACS, RIS and worklist manager accept everything; what they got they keep as files, if they are told where.
 //! They stand for real peers, which the tests in `tests/` use.
 use crate::config::{
-    Completion, Config, Destination, Dicom, DicomDestination, Engine, Hl7Destination, ResultSettings,
+    Completion, Config, Destination, Dicom, DicomDestination, Engine, Hl7Destination, ResultSettings, Screen,
     Storage, UpsDestination,
 };
 use crate::instance::Instance;
