@@ -22,7 +22,7 @@ use crate::queue::Queue;
 use crate::screen::board::Board;
 use crate::screen::{self, Recent};
 use crate::worklist::Urgencies;
-use crate::{evidence, report, tls};
+use crate::{audit, evidence, report, tls};
 use anyhow::Context;
 use assembler::AssemblerDriver;
 use engine::{Analyzer, Choice, Zoo};
@@ -211,7 +211,8 @@ impl Appliance {
         let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
         let janitor = Janitor::new(Arc::clone(&database), Arc::clone(&spool), keep_ms, destinations);
         threads.push(critical("janitor", move || janitor.run(&janitor_stop))?);
-        let trail = Arc::new(audit::Trail::start(Arc::clone(&database), config, tls.as_ref())?);
+        let (trail, _woken) = audit::Trail::new(Arc::clone(&database), false);
+        let trail = Arc::new(trail);
         let parts = screen::Parts {
             database: Arc::clone(&database),
             spool: Arc::clone(&spool),

@@ -117,6 +117,7 @@ pub fn configuration(dir: &Path, destinations: Vec<Destination>) -> Config {
         completion: Completion::default(),
         engine: Engine::default(),
         results: ResultSettings::default(),
+        audit: crate::config::Audit::default(),
         screen: Some(Screen::on(SocketAddr::from(([127, 0, 0, 1], 0)))),
         tls: None,
         destinations,

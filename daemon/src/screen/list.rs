@@ -1,7 +1,7 @@
 //! The list of studies in triage order, beside it the order of arrival (paper figure 1), and the alerts on top of every page.
 use super::App;
 use super::page::{PageError, Paged, Visitor};
-use super::view::{self, Line, percent, seconds};
+use super::view::{Line, percent, seconds};
 use crate::audit::Action;
 use crate::database::{Listed, Order, Period};
 use axum::Extension;
@@ -350,6 +350,6 @@ mod tests {
         let asked = Asked { day: Some("2020-02-29".into()), page: Some(usize::MAX) };
         let Period::Between(from, to) = asked.chosen().period else { panic!() };
         assert_eq!(to - from, 86_400_000);
-        assert!(view::local(from).is_some());
+        assert!(super::super::view::local(from).is_some());
     }
 }
