@@ -14,6 +14,7 @@
 
 mod buffer;
 mod conv;
+mod head;
 mod layers;
 mod layout;
 mod net;
@@ -30,8 +31,10 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use kernels::PyramidPool;
 
 use crate::backend::{Backend, Emit, EngineError, Plane, sigmoid};
+use crate::graph::SizeError;
 use crate::limits::THREADS_MAX;
 use crate::zoo::Zoo;
+pub(crate) use head::Head;
 use net::{Net, Workspace};
 use simd::Kernels;
 
@@ -39,7 +42,7 @@ use simd::Kernels;
 pub struct CpuBackend {
     lungs: Model<1>,
     slices: Model<2>,
-    head: Model<1>,
+    head: Head,
     lanes: Lanes,
 }
 
@@ -60,14 +63,7 @@ impl CpuBackend {
                 ["features", "lesions"],
                 best,
             )?,
-            head: Model::load(
-                &zoo.multitask_head(),
-                "identification head",
-                "pyramid",
-                kernels::pyramid::CELLS * 8,
-                ["covid"],
-                best,
-            )?,
+            head: Head::load(zoo)?,
             lanes: Lanes::new(threads.clamp(1, THREADS_MAX)),
         })
     }
@@ -177,10 +173,7 @@ impl Backend for CpuBackend {
             pool.merge(&other)?;
         }
         let pyramid = pool.finish()?;
-        let mut covid = self.lanes.with(|lane| self.head.vector(&pyramid, lane))?;
-        check(self.head.name, covid.len(), 1)?;
-        sigmoid(&mut covid, self.head.name)?;
-        Ok(covid[0])
+        self.head.probability(&pyramid)
     }
 }
 
@@ -217,6 +210,9 @@ impl<const N: usize> Model<N> {
                 return Err(fail(format!("output `{name}` has {} channels, not one", net.channels(*output))));
             }
         }
+        // A net of slices takes any, and answers for each pixel; a head takes one vector.
+        let fits = if channels == 1 { net.try_slices(&found) } else { net.try_vector() };
+        fits.map_err(|error| fail(error.to_string()))?;
         let outputs = found.try_into().expect("one output for each of N names");
         Ok(Self { net, name, outputs })
     }
@@ -228,7 +224,7 @@ impl<const N: usize> Model<N> {
         lane: &mut Workspace,
         take: &mut dyn FnMut(net::Row<'_>),
     ) -> Result<(), EngineError> {
-        let fail = |error: plan::PlanError| EngineError::Run { model: self.name, why: error.to_string() };
+        let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
         let plan = self.net.plan([1, slice.rows(), slice.columns()]).map_err(fail)?;
         self.net.run(&plan, lane, &|_, row, out| out(slice.row(row)), take);
         Ok(())
@@ -236,7 +232,7 @@ impl<const N: usize> Model<N> {
 
     /// Runs on a vector; returns the first output.
     fn vector(&self, values: &[f32], lane: &mut Workspace) -> Result<Vec<f32>, EngineError> {
-        let fail = |error: plan::PlanError| EngineError::Run { model: self.name, why: error.to_string() };
+        let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
         check(self.name, values.len(), self.net.input_channels())?;
         let plan = self.net.plan([1, 1, 1]).map_err(fail)?;
         let mut result = Vec::new();
