@@ -66,11 +66,11 @@ pub fn slices(
     let masks = masks(evaluation);
     let draw = |index: usize| {
         let instance = &instances[evaluation.chosen.order[index]];
-        let image = instance::read_hu(instance)
+        let image = instance::read_pixels(instance)
             .map_err(|error| warn!("a slice is left out of the pictures: {error}"))
             .ok()?;
         let outlines = settings.lesion_outlines;
-        let view = SliceView { series, index, hu: &image.hu, masks: &masks, outlines, revision };
+        let view = SliceView { series, index, hu: &image.hu(), masks: &masks, outlines, revision };
         Some((index, slice_picture::render(&view)?))
     };
     std::thread::scope(|scope| {

@@ -13,7 +13,7 @@ mod scan;
 pub(crate) mod testing;
 
 pub use error::{InstanceError, Problem};
-pub use pixels::{TRANSFER_SYNTAXES, read_hu};
+pub use pixels::{TRANSFER_SYNTAXES, read_pixels};
 pub use scan::RawElement;
 
 use crate::limits::INSTANCE_BYTES_MAX;
@@ -52,7 +52,7 @@ impl Instance {
     /// Reads the header of a file: Part 10, or a bare little-endian data set.
     ///
     /// A file that breaks off after its UIDs is an instance, so that its study is not judged as if the image had never
-    /// been sent: [`Instance::damage`] tells, and [`read_hu`] fails.
+    /// been sent: [`Instance::damage`] tells, and [`read_pixels`] fails.
     ///
     /// # Errors
     /// [`InstanceError`]: no DICOM, an unreadable file, or none of the UIDs by which it could be filed.

@@ -11,7 +11,7 @@ mod masks;
 use crate::instance::{self, Instance};
 use crate::limits;
 use early::Early;
-use engine::{Analysis, AnalysisError, Analyzer, PreparedSlice, SourceSlice, SpacingMm};
+use engine::{Analysis, AnalysisError, Analyzer, Pixels, PreparedSlice, SourceSlice, SpacingMm};
 use log::{info, warn};
 use masks::{lung_extent, project};
 use results::CoronalProjection;
@@ -192,7 +192,7 @@ impl Pipeline {
             lung_volume_ml: analysis.lung_volume_ml,
             lesion_volume_ml: analysis.lesion_volume_ml,
             method: card.name.clone(),
-            engine: self.shared.analyzer.backend().name().to_owned(),
+            engine: analysis.engine.clone(),
             model_version: card.version.clone(),
         }
     }
@@ -361,7 +361,7 @@ impl Shared {
     /// Decodes a slice and runs the lung net on it; a hostile file costs an error, not the thread.
     fn prepare_guarded(&self, instance: &Instance) -> Prepared {
         let prepare = || -> Prepared {
-            let image = instance::read_hu(instance).map_err(|error| {
+            let image = instance::read_pixels(instance).map_err(|error| {
                 warn!("{error}");
                 // Not the path: the reason travels to consoles.
                 format!("instance {}: {}", instance.header.instance, error.problem)
@@ -372,7 +372,7 @@ impl Shared {
                 columns: image.columns,
                 row_spacing_mm: g.row_spacing_mm,
                 column_spacing_mm: g.column_spacing_mm,
-                hu: &image.hu,
+                pixels: Pixels::Stored { cells: &image.cells, stored: &image.stored },
             };
             self.analyzer.prepare(slice).map_err(|e| e.to_string())
         };

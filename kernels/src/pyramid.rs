@@ -62,15 +62,15 @@ pub fn windows(len: usize, level: usize) -> Vec<Range<usize>> {
 
 /// Windows of all levels along one axis, in units of elementary intervals.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Axis {
+pub(crate) struct Axis {
     /// Stops of the elementary intervals; the first starts at 0.
-    stops: Vec<usize>,
+    pub(crate) stops: Vec<usize>,
     /// `levels[l][i]`: the intervals that make up window i of level l.
-    levels: [Vec<Range<usize>>; LEVELS],
+    pub(crate) levels: [Vec<Range<usize>>; LEVELS],
 }
 
 impl Axis {
-    fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         let per_level: [Vec<Range<usize>>; LEVELS] = std::array::from_fn(|level| windows(len, level));
         let mut stops: Vec<usize> =
             per_level.iter().flatten().flat_map(|w| [w.start, w.end]).filter(|&edge| edge > 0).collect();

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use engine::{Analyzer, Choice, PreparedSlice, SourceSlice, SpacingMm, Zoo, default_zoo_dir};
+use engine::{Analyzer, Choice, Pixels, PreparedSlice, SourceSlice, SpacingMm, Zoo, default_zoo_dir};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -38,7 +38,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(hu) = hu.chunks_exact(pixels).nth(index) else { break };
                     let (row_spacing_mm, column_spacing_mm) = (spacing.row, spacing.column);
-                    let slice = SourceSlice { rows, columns, row_spacing_mm, column_spacing_mm, hu };
+                    let pixels = Pixels::Hu(hu);
+                    let slice = SourceSlice { rows, columns, row_spacing_mm, column_spacing_mm, pixels };
                     let slice = analyzer.prepare(slice).expect("the engine takes the slice");
                     prepared.lock().expect("no worker panicked")[index] = Some(slice);
                 }

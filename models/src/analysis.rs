@@ -9,8 +9,7 @@
 //! ```
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kernels::Paste;
@@ -18,8 +17,10 @@ use study::Sides;
 use study::lungs::fit_split;
 use study::severity::fractions;
 
-use crate::backend::{Backend, Choice, EngineError, Plane};
-use crate::labels::{LabelVolume, parallel};
+use crate::backend::{Choice, EngineError, Plane};
+use crate::engines::Engines;
+use crate::job::{CropJob, Progress};
+use crate::labels::LabelVolume;
 use crate::limits::{THREADS_MAX, VOXELS_MAX};
 use crate::prepare::PreparedSlice;
 use crate::zoo::Zoo;
@@ -98,17 +99,16 @@ pub struct Analysis {
     pub lung_box: Box3,
     /// Size of the networks' grid: slices, rows, columns.
     pub grid: [usize; 3],
+    /// The engine that finished the study, and those that failed before it: `cpu (cuda failed)`.
+    pub engine: String,
     /// Where the time went.
     pub timings: Timings,
 }
 
-/// Progress of [`Analyzer::finish`]: slices done, slices in all. Called from several threads.
-pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
-
 /// The analysis with its models loaded; share it in an `Arc`.
 pub struct Analyzer {
     zoo: Zoo,
-    backend: Box<dyn Backend>,
+    engines: Engines,
     threads: usize,
 }
 
@@ -119,13 +119,13 @@ impl Analyzer {
     /// [`EngineError::Load`].
     pub fn new(zoo: Zoo, choice: Choice, threads: usize) -> Result<Self, EngineError> {
         let threads = threads.clamp(1, THREADS_MAX);
-        let backend = choice.open(&zoo, threads)?;
-        Ok(Self::with_backend(zoo, backend, threads))
+        let engines = choice.open(&zoo, threads)?;
+        Ok(Self { zoo, engines, threads })
     }
 
-    /// The analysis on a given engine.
-    pub fn with_backend(zoo: Zoo, backend: Box<dyn Backend>, threads: usize) -> Self {
-        Self { zoo, backend, threads: threads.clamp(1, THREADS_MAX) }
+    /// The analysis on given engines.
+    pub fn with_engines(zoo: Zoo, engines: Engines, threads: usize) -> Self {
+        Self { zoo, engines, threads: threads.clamp(1, THREADS_MAX) }
     }
 
     /// The model cards.
@@ -133,9 +133,9 @@ impl Analyzer {
         &self.zoo
     }
 
-    /// The engine.
-    pub fn backend(&self) -> &dyn Backend {
-        &*self.backend
+    /// The engines.
+    pub fn engines(&self) -> &Engines {
+        &self.engines
     }
 
     /// Finishes a study whose slices, head to feet, are all prepared.
@@ -156,20 +156,33 @@ impl Analyzer {
         };
         let (shape, grid) = shapes(slices)?;
         let threshold = self.zoo.lungs.thresholds.probability;
-        let (lung_box, voxels) = lung_box(slices, threshold);
+        let (lung_box, voxels) = lung_box(slices);
         let no_lungs = || AnalysisError::NoLungs { voxels, slices: slices.len(), threshold };
         let lung_box = lung_box.ok_or_else(no_lungs)?;
         let crop = Crop { slices, lung_box: &lung_box };
         let paste = Paste::new(&lung_box.rows, &lung_box.columns, [grid[1], grid[2]], [shape[1], shape[2]]);
         let mut labels = LabelVolume::new(shape);
 
-        let step = Instant::now();
-        let probability = self.lesions(&crop, &paste, &mut labels, progress)?;
-        timings.multitask_ms = ms(step);
-
-        let step = Instant::now();
-        self.lungs(&crop, &paste, &mut labels);
-        timings.paste_ms = ms(step);
+        let (planes, lungs) = (crop.planes(|slice| &slice.plane), crop.planes(|slice| &slice.lungs));
+        let job = CropJob {
+            planes: &planes,
+            lungs: &lungs,
+            paste: &paste,
+            lung_threshold: threshold,
+            lesion_threshold: self.zoo.multitask.thresholds.probability,
+            threads: self.threads,
+        };
+        let mut attempts = 0;
+        let (cropped, engine) = self.engines.run(|engine| {
+            let voxels = labels.slices_mut(&lung_box.slices);
+            if attempts > 0 {
+                // What the engine before marked may be wrong.
+                voxels.fill(0);
+            }
+            attempts += 1;
+            engine.crop(&job, voxels, progress)
+        })?;
+        (timings.multitask_ms, timings.paste_ms) = (cropped.multitask_ms, cropped.paste_ms);
 
         let step = Instant::now();
         let model = fit_split(&labels.fit_points(self.threads)).ok_or_else(no_lungs)?;
@@ -181,47 +194,16 @@ impl Analyzer {
         let severity = fractions(counts.lesion.map(|v| v as f64), counts.lung.map(|v| v as f64));
         timings.finish_ms = ms(start);
         Ok(Analysis {
-            probability,
+            probability: cropped.probability,
             labels,
             lung_volume_ml: counts.lung.map(|voxels| voxels as f64 * voxel_ml),
             lesion_volume_ml: counts.lesion.map(|voxels| voxels as f64 * voxel_ml),
             severity,
             lung_box,
             grid,
+            engine,
             timings,
         })
-    }
-
-    /// Runs the multitask net on the crop, pastes each slice's lesions as they come, returns the identification probability.
-    fn lesions(
-        &self,
-        crop: &Crop<'_>,
-        paste: &Paste,
-        labels: &mut LabelVolume,
-        progress: Progress<'_>,
-    ) -> Result<f32, EngineError> {
-        let threshold = self.zoo.multitask.thresholds.probability;
-        let columns = crop.lung_box.columns.len();
-        let planes: Vec<Plane<'_>> = crop.planes(|slice| &slice.plane).collect();
-        let targets = slice_targets(labels, &crop.lung_box.slices);
-        let done = AtomicUsize::new(0);
-        progress(0, planes.len());
-        self.backend.multitask(&planes, &|index, lesions| {
-            let mut target = targets[index].lock().unwrap_or_else(PoisonError::into_inner);
-            mark(paste, lesions, columns, threshold, LabelVolume::LESION, &mut target);
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, planes.len());
-        })
-    }
-
-    /// Pastes the lung mask; either lung is marked as the right one until they are split.
-    fn lungs(&self, crop: &Crop<'_>, paste: &Paste, labels: &mut LabelVolume) {
-        let threshold = self.zoo.lungs.thresholds.probability;
-        let planes: Vec<&[f32]> = crop.windows(|slice| &slice.lungs).collect();
-        let targets = slice_targets(labels, &crop.lung_box.slices);
-        parallel(self.threads, 0..planes.len(), |index| {
-            let mut target = targets[index].lock().unwrap_or_else(PoisonError::into_inner);
-            mark(paste, planes[index], crop.stride(), threshold, LabelVolume::RIGHT_LUNG, &mut target);
-        });
     }
 }
 
@@ -232,22 +214,13 @@ struct Crop<'a> {
 }
 
 impl<'a> Crop<'a> {
-    fn stride(&self) -> usize {
-        self.slices[0].grid[1]
-    }
-
-    /// For each slice of the box, the values from the box's first voxel on.
-    fn windows(
-        &self,
-        field: impl Fn(&'a PreparedSlice) -> &'a Arc<[f32]>,
-    ) -> impl Iterator<Item = &'a [f32]> {
-        let first = self.lung_box.rows.start * self.stride() + self.lung_box.columns.start;
-        self.slices[self.lung_box.slices.clone()].iter().map(move |slice| &field(slice)[first..])
-    }
-
-    fn planes(&self, field: impl Fn(&'a PreparedSlice) -> &'a Arc<[f32]>) -> impl Iterator<Item = Plane<'a>> {
-        let (rows, columns, stride) = (self.lung_box.rows.len(), self.lung_box.columns.len(), self.stride());
-        self.windows(field).map(move |values| Plane::new(values, rows, columns, stride))
+    /// The box's part of a field of its slices.
+    fn planes(&self, field: impl Fn(&'a PreparedSlice) -> &'a Arc<[f32]>) -> Vec<Plane<'a>> {
+        let (rows, columns, stride) =
+            (self.lung_box.rows.len(), self.lung_box.columns.len(), self.slices[0].grid[1]);
+        let first = self.lung_box.rows.start * stride + self.lung_box.columns.start;
+        let plane = |slice| Plane::new(&field(slice)[first..], rows, columns, stride);
+        self.slices[self.lung_box.slices.clone()].iter().map(plane).collect()
     }
 }
 
@@ -267,42 +240,23 @@ fn shapes(slices: &[PreparedSlice]) -> Result<([usize; 3], [usize; 3]), EngineEr
     Ok((with(first.source), with(first.grid)))
 }
 
-/// Bounding box of the voxels at or above `threshold`, and how many there are.
-fn lung_box(slices: &[PreparedSlice], threshold: f32) -> (Option<Box3>, usize) {
+/// Bounding box of the lungs, and how many voxels they have.
+fn lung_box(slices: &[PreparedSlice]) -> (Option<Box3>, usize) {
+    let merge = |a: &Range<usize>, b: &Range<usize>| a.start.min(b.start)..a.end.max(b.end);
     let (mut found, mut voxels): (Option<Box3>, usize) = (None, 0);
     for (s, slice) in slices.iter().enumerate() {
-        for (r, row) in slice.lungs.chunks_exact(slice.grid[1]).enumerate() {
-            let Some(first) = row.iter().position(|p| *p >= threshold) else { continue };
-            let last = row.iter().rposition(|p| *p >= threshold).expect("the row has a first such voxel");
-            voxels += row[first..=last].iter().filter(|p| **p >= threshold).count();
-            let merge = |a: &Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
-            let (slices, rows, columns) = (s..s + 1, r..r + 1, first..last + 1);
-            found = Some(match found {
-                None => Box3 { slices, rows, columns },
-                Some(old) => Box3 {
-                    slices: merge(&old.slices, slices),
-                    rows: merge(&old.rows, rows),
-                    columns: merge(&old.columns, columns),
-                },
-            });
-        }
+        let Some(this) = &slice.lung_box else { continue };
+        voxels += this.voxels;
+        found = Some(match found {
+            None => Box3 { slices: s..s + 1, rows: this.rows.clone(), columns: this.columns.clone() },
+            Some(old) => Box3 {
+                slices: old.slices.start..s + 1,
+                rows: merge(&old.rows, &this.rows),
+                columns: merge(&old.columns, &this.columns),
+            },
+        });
     }
     (found, voxels)
-}
-
-/// One lock a slice of the box, so that several threads may mark different slices.
-fn slice_targets<'a>(labels: &'a mut LabelVolume, slices: &Range<usize>) -> Vec<Mutex<&'a mut [u8]>> {
-    let size = labels.shape[1] * labels.shape[2];
-    labels.voxels[slices.start * size..slices.end * size].chunks_exact_mut(size).map(Mutex::new).collect()
-}
-
-/// Sets `bit` where the pasted probability reaches `threshold`.
-fn mark(paste: &Paste, crop: &[f32], stride: usize, threshold: f32, bit: u8, target: &mut [u8]) {
-    paste.each_row(crop, stride, |offset, values| {
-        for (label, value) in target[offset..][..values.len()].iter_mut().zip(values) {
-            *label |= if *value >= threshold { bit } else { 0 };
-        }
-    });
 }
 
 fn ms(since: Instant) -> f64 {

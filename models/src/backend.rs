@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use kernels::PyramidError;
 
 use crate::cpu::CpuBackend;
+use crate::engines::Engines;
+use crate::job::{self, CropJob, Cropped, GridSlice, Progress, SliceJob};
 use crate::zoo::Zoo;
 
 /// Why an engine gave no result. The caller falls back to the next engine, or reports the study as not evaluated.
@@ -27,6 +29,16 @@ pub enum EngineError {
         model: &'static str,
         /// What the engine said.
         why: String,
+    },
+    /// The engine's device or library failed.
+    #[error("engine {engine}: {what}")]
+    Device {
+        /// Which engine.
+        engine: &'static str,
+        /// What it said, and what to do.
+        what: String,
+        /// Nothing else will work on it until the next start: a lost GPU, an ECC error.
+        lost: bool,
     },
     /// A network's output has not the size it must have.
     #[error("{model}: output of {got} values where {expected} are needed")]
@@ -87,6 +99,21 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// Whether the slice or study is to blame, so that another engine would say the same.
+    pub fn is_of_the_input(&self) -> bool {
+        match self {
+            Self::Input { .. } | Self::Bounds { .. } | Self::Spacing { .. } | Self::MixedSizes { .. } => true,
+            Self::Load { .. }
+            | Self::Run { .. }
+            | Self::Device { .. }
+            | Self::Output { .. }
+            | Self::NotFinite { .. }
+            | Self::Pyramid(_) => false,
+        }
+    }
+}
+
 /// A row-major plane, possibly a window of a larger one.
 #[derive(Debug, Clone, Copy)]
 pub struct Plane<'a> {
@@ -131,6 +158,11 @@ impl<'a> Plane<'a> {
         (0..self.rows).map(move |row| &values[row * stride..row * stride + columns])
     }
 
+    /// The values from the first on, and how far apart rows start.
+    pub(crate) fn values(&self) -> (&'a [f32], usize) {
+        (self.values, self.stride)
+    }
+
     /// The values without gaps.
     pub fn to_vec(&self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.rows * self.columns);
@@ -145,11 +177,40 @@ pub type Emit<'a> = &'a (dyn Fn(usize, &[f32]) + Sync);
 
 /// An engine that runs the two networks.
 ///
-/// Both methods may be called from several threads at once; an engine that can't run them at once makes callers wait.
+/// Its methods may be called from several threads at once; an engine that can't run them at once makes callers wait.
 /// The result does not depend on the number of threads.
+///
+/// An engine with a device of its own may do [`Backend::prepare`] and [`Backend::crop`] there; what they give is the same, within the tolerances.
 pub trait Backend: Send + Sync {
     /// Name in results and logs.
     fn name(&self) -> &'static str;
+
+    /// What it runs on, for people: the card, its memory, versions.
+    fn detail(&self) -> String {
+        String::new()
+    }
+
+    /// Brings a slice to the networks' grid and window, and runs the lung net on it.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    fn prepare(&self, job: &SliceJob<'_>) -> Result<GridSlice, EngineError> {
+        job::prepare(self, job)
+    }
+
+    /// Runs the multitask net over the lung box and sets the bits of lesions and lungs (all as right lung, until they are split) in
+    /// `labels`: one byte a voxel of the box's source slices, all zero before.
+    ///
+    /// # Errors
+    /// [`EngineError`]; some bits may be set by then.
+    fn crop(
+        &self,
+        job: &CropJob<'_>,
+        labels: &mut [u8],
+        progress: Progress<'_>,
+    ) -> Result<Cropped, EngineError> {
+        job::crop(self, job, labels, progress)
+    }
 
     /// Lung probability of one slice on the 2 mm grid (windowed to [0, 1]): rows × columns values.
     ///
@@ -166,9 +227,10 @@ pub trait Backend: Send + Sync {
 }
 
 /// Which engine to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Choice {
-    /// The fastest one that works here.
+    /// The fastest one that works here: TensorRT, then CUDA, then the processor.
     #[default]
     Auto,
     /// The processor.
@@ -188,13 +250,14 @@ impl std::str::FromStr for Choice {
 }
 
 impl Choice {
-    /// Loads the zoo's networks into the chosen engine, for `threads` threads.
+    /// Loads the zoo's networks into the chosen engine, for `threads` threads, and into those that it may fall to.
     ///
     /// # Errors
     /// [`EngineError::Load`].
-    pub fn open(self, zoo: &Zoo, threads: usize) -> Result<Box<dyn Backend>, EngineError> {
+    pub fn open(self, zoo: &Zoo, threads: usize) -> Result<Engines, EngineError> {
+        let cpu: Box<dyn Backend> = Box::new(CpuBackend::load(zoo, threads)?);
         match self {
-            Self::Auto | Self::Cpu => Ok(Box::new(CpuBackend::load(zoo, threads)?)),
+            Self::Auto | Self::Cpu => Ok(Engines::new(vec![cpu], Vec::new())),
         }
     }
 }

@@ -49,6 +49,12 @@ impl LabelVolume {
         &self.voxels[slice * size..][..size]
     }
 
+    /// The labels of some slices.
+    pub(crate) fn slices_mut(&mut self, slices: &Range<usize>) -> &mut [u8] {
+        let size = self.shape[1] * self.shape[2];
+        &mut self.voxels[slices.start * size..slices.end * size]
+    }
+
     /// Positions `[slice, row, column]` of the lung voxels that the split is fitted on: every 30th in the order of the paper's arrays (row,
     /// column, slice), all of them in a mask of at most 60.
     ///

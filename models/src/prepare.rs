@@ -1,28 +1,13 @@
 //! One slice on its way in: 2 mm grid, window, lung net. Runs as slices arrive, on any thread.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use kernels::{Zoom, window, zoomed_len};
+use kernels::zoomed_len;
 
 use crate::analysis::Analyzer;
 use crate::backend::{EngineError, Plane};
+use crate::job::{SliceBox, SliceJob, SourceSlice};
 use crate::limits::{GRID_SIDE_MAX, SOURCE_SIDE_MAX};
-
-/// A decoded slice of the source series.
-#[derive(Debug, Clone, Copy)]
-pub struct SourceSlice<'a> {
-    /// Rows, front to back.
-    pub rows: usize,
-    /// Columns, patient's right to left.
-    pub columns: usize,
-    /// Distance between rows.
-    pub row_spacing_mm: f64,
-    /// Distance between columns.
-    pub column_spacing_mm: f64,
-    /// Row-major Hounsfield units, rows × columns.
-    pub hu: &'a [f32],
-}
 
 /// A slice that waits for its study to be complete. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,6 +20,8 @@ pub struct PreparedSlice {
     pub(crate) plane: Arc<[f32]>,
     /// Lung probability.
     pub(crate) lungs: Arc<[f32]>,
+    /// Where the lungs are.
+    pub(crate) lung_box: Option<SliceBox>,
     /// Time that resampling took.
     pub resample_ms: f64,
     /// Time that the lung net took, waiting for a free core included.
@@ -71,16 +58,16 @@ impl Analyzer {
         bounds("rows", slice.rows, SOURCE_SIDE_MAX)?;
         bounds("columns", slice.columns, SOURCE_SIDE_MAX)?;
         let pixels = slice.rows * slice.columns;
-        if slice.hu.len() != pixels {
+        if slice.pixels.len() != pixels {
             return Err(EngineError::Bounds {
                 what: "pixels of a slice",
-                value: slice.hu.len(),
+                value: slice.pixels.len(),
                 min: pixels,
                 max: pixels,
             });
         }
         // An engine may turn NaN into 0 on its way (ReLU as a maximum), so it would end as "no lesion".
-        if let Some(at) = slice.hu.iter().position(|hu| !hu.is_finite()) {
+        if let Some(at) = slice.pixels.not_finite() {
             return Err(EngineError::Input { row: at / slice.columns, column: at % slice.columns });
         }
         let input = &self.zoo().lungs.input;
@@ -91,15 +78,22 @@ impl Analyzer {
         bounds("rows on the 2 mm grid", grid[0], GRID_SIDE_MAX)?;
         bounds("columns on the 2 mm grid", grid[1], GRID_SIDE_MAX)?;
 
-        let start = Instant::now();
-        let source = [slice.rows, slice.columns];
-        let mut plane = Zoom::new(source, grid).plane(slice.hu, slice.columns);
-        window(&mut plane, input.window_hu);
-        let resample_ms = start.elapsed().as_secs_f64() * 1e3;
-        let start = Instant::now();
-        let lungs = self.backend().lungs(Plane::new(&plane, grid[0], grid[1], grid[1]))?;
-        let lungs_ms = start.elapsed().as_secs_f64() * 1e3;
-        Ok(PreparedSlice { source, grid, plane: plane.into(), lungs: lungs.into(), resample_ms, lungs_ms })
+        let job = SliceJob {
+            slice,
+            grid,
+            window_hu: input.window_hu,
+            lung_threshold: self.zoo().lungs.thresholds.probability,
+        };
+        let (on_grid, _) = self.engines().run(|engine| engine.prepare(&job))?;
+        Ok(PreparedSlice {
+            source: [slice.rows, slice.columns],
+            grid,
+            plane: on_grid.plane.into(),
+            lungs: on_grid.lungs.into(),
+            lung_box: on_grid.lung_box,
+            resample_ms: on_grid.resample_ms,
+            lungs_ms: on_grid.lungs_ms,
+        })
     }
 }
 

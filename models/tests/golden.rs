@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use engine::{
-    Analysis, AnalysisError, Analyzer, Choice, EngineError, LabelVolume, PreparedSlice, SourceSlice,
+    Analysis, AnalysisError, Analyzer, Choice, EngineError, LabelVolume, Pixels, PreparedSlice, SourceSlice,
     SpacingMm, Zoo,
 };
 use serde::Deserialize;
@@ -82,7 +82,10 @@ fn prepare(
     [_, rows, columns]: [usize; 3],
 ) -> Result<Vec<PreparedSlice>, EngineError> {
     let (row_spacing_mm, column_spacing_mm) = (SPACING.row, SPACING.column);
-    let slice = |hu| analyzer.prepare(SourceSlice { rows, columns, row_spacing_mm, column_spacing_mm, hu });
+    let slice = |hu| {
+        let pixels = Pixels::Hu(hu);
+        analyzer.prepare(SourceSlice { rows, columns, row_spacing_mm, column_spacing_mm, pixels })
+    };
     hu.chunks_exact(rows * columns).map(slice).collect()
 }
 
@@ -249,7 +252,7 @@ fn refuses_what_is_no_study() {
             columns,
             row_spacing_mm: spacing.0,
             column_spacing_mm: spacing.1,
-            hu,
+            pixels: Pixels::Hu(hu),
         })
     };
     for (rows, columns, mm, values, message) in [

@@ -153,7 +153,7 @@ fn print(report: &Report) {
 /// A whole study from files: read, decode, lungs, lesions, outcome.
 fn study(dir: &Path, threads: usize, args: &Args) -> anyhow::Result<StudyReport> {
     let analyzer = appliance::analyzer(args.zoo.as_deref(), engine::Choice::Auto, threads)?;
-    let engine = analyzer.backend().name().to_owned();
+    let engine = analyzer.engines().first().name().to_owned();
     let policy = Policy { mode: Mode::Both, operating_point: 0.5, severity_min: 0.05 };
     let pipeline = Pipeline::new(analyzer, policy, threads)?;
     let (mut totals, mut stages) = (Vec::new(), BTreeMap::<String, Vec<f64>>::new());

@@ -8,14 +8,12 @@ use super::codec;
 use super::error::{InstanceError, Problem};
 use super::header::PixelFacts;
 use super::scan::{EXPLICIT_LITTLE, IMPLICIT_LITTLE, PixelLocation};
+use kernels::Stored;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// Most rows and columns of a slice. Scanners reconstruct 512 to 2048.
 pub const ROWS_COLUMNS_MAX: usize = 4096;
-/// Padding is taken for air: scanners that pad outside of the reconstructed circle state values of −2000 or lower.
-const PADDING_HU_MAX: f32 = -1024.0;
-
 /// Transfer syntaxes that are read, the preferred one first: what costs the least to read, then lossless before what
 /// may be lossy.
 pub const TRANSFER_SYNTAXES: &[&str] = &[
@@ -32,22 +30,31 @@ pub const TRANSFER_SYNTAXES: &[&str] = &[
     codec::JPEG_2000,
 ];
 
-/// A slice in Hounsfield units.
+/// The pixels of a slice as they are stored.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SliceHu {
+pub struct StoredSlice {
     /// Rows.
     pub rows: usize,
     /// Columns.
     pub columns: usize,
-    /// `rows × columns` values, row by row.
-    pub hu: Vec<f32>,
+    /// `rows × columns` pixel cells, row by row.
+    pub cells: Vec<u16>,
+    /// What they mean.
+    pub stored: Stored,
+}
+
+impl StoredSlice {
+    /// `rows × columns` Hounsfield units, row by row.
+    pub fn hu(&self) -> Vec<f32> {
+        self.stored.plane(&self.cells)
+    }
 }
 
 /// Reads and decodes the pixels of an instance from its file.
 ///
 /// # Errors
 /// [`InstanceError`]: a broken or vanished file, an image that is no CT slice, a compression that this build lacks.
-pub fn read_hu(instance: &Instance) -> Result<SliceHu, InstanceError> {
+pub fn read_pixels(instance: &Instance) -> Result<StoredSlice, InstanceError> {
     let fail = |problem| InstanceError::new(&instance.path, problem);
     let (rows, columns) = (instance.header.geometry.rows, instance.header.geometry.columns);
     if let Some(what) = instance.damage() {
@@ -61,7 +68,7 @@ pub fn read_hu(instance: &Instance) -> Result<SliceHu, InstanceError> {
         file.read_exact_at(&mut bytes, offset as u64).map_err(|e| fail(Problem::Io(e)))?;
         Ok(bytes)
     };
-    let stored = match &instance.location {
+    let cells = match &instance.location {
         PixelLocation::Native { offset, length } => {
             let bytes = pixels * format.bytes;
             if *length < bytes {
@@ -76,33 +83,31 @@ pub fn read_hu(instance: &Instance) -> Result<SliceHu, InstanceError> {
             for fragment in fragments {
                 stream.extend(read(*fragment)?);
             }
-            let frame =
-                codec::Frame { rows, columns, bytes: format.bytes, signed: format.signed, stream: &stream };
+            let frame = codec::Frame {
+                rows,
+                columns,
+                bytes: format.bytes,
+                signed: format.stored.signed,
+                stream: &stream,
+            };
             codec::decode(&instance.transfer_syntax, &frame).map_err(fail)?
         }
         PixelLocation::Absent | PixelLocation::Damaged { .. } => {
             return Err(fail(Problem::Image { what: "the file holds no pixel data".to_owned() }));
         }
     };
-    if stored.len() != pixels {
-        let what = format!("{} pixels were decoded, the header announces {pixels}", stored.len());
+    if cells.len() != pixels {
+        let what = format!("{} pixels were decoded, the header announces {pixels}", cells.len());
         return Err(fail(Problem::Image { what }));
     }
-    let hu = stored.iter().map(|v| format.hu(*v)).collect();
-    Ok(SliceHu { rows, columns, hu })
+    Ok(StoredSlice { rows, columns, cells, stored: format.stored })
 }
 
-/// How stored values become Hounsfield units.
+/// How pixels are stored.
 struct Format {
-    /// Bytes a pixel, 1 or 2.
+    /// Bytes a pixel cell, 1 or 2.
     bytes: usize,
-    bits_stored: u32,
-    /// Position of the lowest stored bit.
-    shift: u32,
-    signed: bool,
-    padding: Option<i32>,
-    slope: f64,
-    intercept: f64,
+    stored: Stored,
 }
 
 impl Format {
@@ -121,10 +126,10 @@ impl Format {
             return unsupported(format!("Bits Allocated {:?}", facts.bits_allocated));
         };
         // PS3.3 section C.7.6.3: all of these are type 1. Absent ones have one meaning only.
-        let stored = facts.bits_stored.unwrap_or(allocated);
-        let high_bit = facts.high_bit.unwrap_or(stored.wrapping_sub(1));
-        if stored == 0 || stored > allocated || high_bit >= allocated || high_bit + 1 < stored {
-            return unsupported(format!("{stored} bits stored below bit {high_bit} of {allocated}"));
+        let bits = facts.bits_stored.unwrap_or(allocated);
+        let high_bit = facts.high_bit.unwrap_or(bits.wrapping_sub(1));
+        if bits == 0 || bits > allocated || high_bit >= allocated || high_bit + 1 < bits {
+            return unsupported(format!("{bits} bits stored below bit {high_bit} of {allocated}"));
         }
         let signed = match facts.representation {
             Some(0) => false,
@@ -137,30 +142,16 @@ impl Format {
         if slope == 0.0 {
             return unsupported("a Rescale Slope of 0".to_owned());
         }
-        let mut format = Self {
-            bytes: usize::from(allocated / 8),
-            bits_stored: u32::from(stored),
-            shift: u32::from(high_bit + 1 - stored),
+        let mut stored = Stored {
+            bits: u32::from(bits),
+            shift: u32::from(high_bit + 1 - bits),
             signed,
             padding: None,
             slope,
             intercept,
         };
-        format.padding = facts.padding.map(|p| format.extend(u32::from(p)));
-        Ok(format)
-    }
-
-    /// PS3.5 section 8.1.1: the bits of a pixel cell outside of Bits Stored are not the pixel's (they held overlays).
-    fn extend(&self, bits: u32) -> i32 {
-        let unused = 32 - self.bits_stored;
-        let top = bits << unused;
-        if self.signed { (top as i32) >> unused } else { (top >> unused) as i32 }
-    }
-
-    fn hu(&self, cell: u16) -> f32 {
-        let value = self.extend(u32::from(cell) >> self.shift);
-        let hu = (f64::from(value) * self.slope + self.intercept) as f32;
-        if self.padding == Some(value) { hu.min(PADDING_HU_MAX) } else { hu }
+        stored.padding = facts.padding.map(|p| stored.extend(u32::from(p)));
+        Ok(Self { bytes: usize::from(allocated / 8), stored })
     }
 }
 

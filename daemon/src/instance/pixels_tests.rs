@@ -19,7 +19,7 @@ fn save(object: Object, dir: &Path, transfer_syntax: &str) -> PathBuf {
 }
 
 fn hu_of(path: &Path) -> Result<Vec<f32>, InstanceError> {
-    read_hu(&Instance::read(path)?).map(|slice| slice.hu)
+    read_pixels(&Instance::read(path)?).map(|slice| slice.hu())
 }
 
 /// Runs a tool; `None` where it is not installed, unless `TRIAGED_REQUIRE_PEERS` says that it has to be.
@@ -80,7 +80,7 @@ fn compressed_in_every_layout() {
             }
             let instance = Instance::read(&compressed).unwrap();
             assert_eq!(instance.transfer_syntax, *syntax, "{tool} {args:?}");
-            let hu = read_hu(&instance).unwrap_or_else(|e| panic!("{tool} {args:?} {name}: {e}")).hu;
+            let hu = read_pixels(&instance).unwrap_or_else(|e| panic!("{tool} {args:?} {name}: {e}")).hu();
             assert_eq!(hu, expected_hu(layout), "{tool} {args:?} {name}");
         }
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::dataset::element::ITEM_END;
 use crate::instance::header::wanted;
 use crate::instance::testing::{SMALL, slice, write};
-use crate::instance::{Instance, read_hu};
+use crate::instance::{Instance, read_pixels};
 use dicom_dictionary_std::tags;
 use std::path::Path;
 
@@ -270,7 +270,7 @@ fn a_file_cut_anywhere_is_refused_or_known_as_damaged() {
             Ok(instance) => {
                 // Cut between two elements, the file is whole but has no pixels: then they can't be read either.
                 damaged += 1;
-                assert!(read_hu(&instance).is_err(), "cut at {end}");
+                assert!(read_pixels(&instance).is_err(), "cut at {end}");
             }
         }
     }
@@ -318,7 +318,7 @@ fn mutated_files_never_panic_nor_hold_more_than_the_table() {
                 // Every 20th also through the pixels: those need the file.
                 if round % 20 == 0 {
                     std::fs::write(&path, &bytes).unwrap();
-                    whole += usize::from(read_hu(&instance).is_ok());
+                    whole += usize::from(read_pixels(&instance).is_ok());
                 }
             }
         }

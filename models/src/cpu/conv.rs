@@ -142,11 +142,8 @@ impl Conv {
                     place(b, at).map_or(0, |i| Weights::half(bytes, i))
                 }))
             }
-            Weights::Half(bytes) => Panels::Full(packed(blocks, panel_len, |b, at| {
-                place(b, at).map_or(0.0, |i| crate::graph::onnx::widen(Weights::half(bytes, i)))
-            })),
-            Weights::Full(weights) => {
-                Panels::Full(packed(blocks, panel_len, |b, at| place(b, at).map_or(0.0, |i| weights[i])))
+            weights => {
+                Panels::Full(packed(blocks, panel_len, |b, at| place(b, at).map_or(0.0, |i| weights.at(i))))
             }
         };
         Self {

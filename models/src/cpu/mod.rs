@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kernels::PyramidPool;
 
 use crate::backend::{Backend, Emit, EngineError, Plane, sigmoid};
+use crate::graph::SizeError;
 use crate::limits::THREADS_MAX;
 use crate::zoo::Zoo;
 use lanes::{Lane, Lanes};
@@ -230,6 +231,9 @@ impl<const N: usize> Model<N> {
                 return Err(fail(format!("output `{name}` has {} channels, not one", net.channels(*output))));
             }
         }
+        // A net of slices takes any, and answers for each pixel; a head takes one vector.
+        let fits = if channels == 1 { net.try_slices(&found) } else { net.try_vector() };
+        fits.map_err(|error| fail(error.to_string()))?;
         let outputs = found.try_into().expect("one output for each of N names");
         Ok(Self { net, name, outputs })
     }
@@ -241,7 +245,7 @@ impl<const N: usize> Model<N> {
         lane: Lane<'_>,
         take: &mut dyn FnMut(net::Row<'_>),
     ) -> Result<(), EngineError> {
-        let fail = |error: plan::PlanError| EngineError::Run { model: self.name, why: error.to_string() };
+        let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
         let Lane { workspace, threads_max, threads } = lane;
         let plan = self.net.plan([1, slice.rows(), slice.columns()], threads_max).map_err(fail)?;
         self.net.run(&plan, workspace, threads, &|_, row, out| out(slice.row(row)), take);
@@ -250,7 +254,7 @@ impl<const N: usize> Model<N> {
 
     /// Runs on a vector; returns the first output.
     fn vector(&self, values: &[f32], lane: &mut Workspace) -> Result<Vec<f32>, EngineError> {
-        let fail = |error: plan::PlanError| EngineError::Run { model: self.name, why: error.to_string() };
+        let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
         check(self.name, values.len(), self.net.input_channels())?;
         let plan = self.net.plan([1, 1, 1], 1).map_err(fail)?;
         let mut result = Vec::new();

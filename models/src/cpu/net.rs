@@ -11,12 +11,14 @@ use super::buffer::Aligned;
 use super::conv::{Conv, Ends, From, Into, by_lane};
 use super::layers::Rows;
 use super::layout::{LANES, Layout};
-use super::plan::{Part, Plan, PlanError, Step, written};
+use super::plan::{Part, Plan, Step, written};
 use super::rows::Weighted;
 use super::simd::Kernels;
 use super::tile::Tap;
 use crate::graph::fuse::{GraphError, fuse};
-use crate::graph::{Graph, Layer, Op, ValueId};
+use crate::graph::limits::MODEL_BYTES_MAX;
+use crate::graph::onnx::OnnxError;
+use crate::graph::{Graph, Layer, Op, SizeError, ValueId};
 
 /// Plans that are kept, those used last: several studies of different sizes may arrive at once, each with plans for one thread and several.
 const PLANS_MAX: usize = 8;
@@ -84,7 +86,7 @@ pub(super) enum NetError {
     Io(#[from] std::io::Error),
     /// The file is no ONNX model.
     #[error(transparent)]
-    Onnx(#[from] crate::graph::onnx::OnnxError),
+    Onnx(#[from] OnnxError),
     /// The model has nodes that are not known.
     #[error(transparent)]
     Graph(#[from] GraphError),
@@ -96,6 +98,10 @@ impl Net {
     /// # Errors
     /// [`NetError`].
     pub(super) fn load(path: &Path, kernels: Kernels) -> Result<Self, NetError> {
+        let bytes = std::fs::metadata(path)?.len();
+        if bytes > MODEL_BYTES_MAX {
+            return Err(OnnxError::Large { bytes }.into());
+        }
         Self::new(&std::fs::read(path)?, kernels)
     }
 
@@ -151,11 +157,27 @@ impl Net {
         self.graph.values[self.graph.outputs[output].1].channels
     }
 
+    /// Whether the network takes slices of any size, and these outputs have a value for each pixel.
+    ///
+    /// # Errors
+    /// [`SizeError`] where it doesn't.
+    pub(super) fn try_slices(&self, outputs: &[usize]) -> Result<(), SizeError> {
+        self.graph.try_slices(outputs.iter().map(|&output| self.graph.outputs[output].1))
+    }
+
+    /// Whether the network takes a vector.
+    ///
+    /// # Errors
+    /// [`SizeError`] where it doesn't.
+    pub(super) fn try_vector(&self) -> Result<(), SizeError> {
+        self.graph.try_vector()
+    }
+
     /// The plan for an input of this depth, height and width, to be run by up to `threads` threads.
     ///
     /// # Errors
-    /// [`PlanError`].
-    pub(super) fn plan(&self, input: [usize; 3], threads: usize) -> Result<Arc<Plan>, PlanError> {
+    /// [`SizeError`].
+    pub(super) fn plan(&self, input: [usize; 3], threads: usize) -> Result<Arc<Plan>, SizeError> {
         // A plan is only ever added whole, and moved.
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = plans.iter().position(|plan| (plan.input, plan.threads) == (input, threads)) {

@@ -16,7 +16,8 @@ use super::conv::{Conv, Tiles};
 use super::layout::Layout;
 use super::rows::{Horizontal, linear};
 use super::simd::Kernels;
-use crate::graph::{Graph, Layer, Op, Size, ValueId, Window};
+use crate::graph::limits::VALUES_MAX;
+use crate::graph::{Graph, Layer, Op, Size, SizeError, Value, ValueId, Window};
 
 /// Maps of at most this size are computed whole: a few of them fit a core's cache of 1 MiB.
 const WHOLE_BYTES: usize = 192 << 10;
@@ -27,18 +28,8 @@ const STRIP_BYTES: usize = 36 << 10;
 const PART_WORK: usize = 4_000_000;
 /// Work of a value of layers without multiply-adds, which wait for memory.
 const VALUE_WORK: usize = 16;
-/// Most values of a map: a bound against files that would ask for all memory (160³ voxels × 64 channels are 2²⁸).
-const VALUES_MAX: usize = 1 << 30;
-
-/// A size that a network can't take.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{layer}`: {what}")]
-pub(super) struct PlanError {
-    /// The layer.
-    pub(super) layer: String,
-    /// What doesn't fit.
-    pub(super) what: String,
-}
+/// Most values of maps that are computed whole for several threads, 128 MiB; larger networks are not shared, but run in strips.
+const SHARED_VALUES_MAX: usize = 1 << 25;
 
 /// Where a value is.
 #[derive(Debug, Clone)]
@@ -110,7 +101,7 @@ impl Plan {
     /// Plans a network for an input of this depth, height and width, to be run by up to so many threads.
     ///
     /// # Errors
-    /// [`PlanError`] when sizes don't fit together.
+    /// [`SizeError`] when sizes don't fit together, or need more than [`VALUES_MAX`] values at once.
     pub(super) fn new(
         graph: &Graph,
         convs: &[Option<Conv>],
@@ -118,7 +109,7 @@ impl Plan {
         input: [usize; 3],
         threads: usize,
         kernels: &Kernels,
-    ) -> Result<Self, PlanError> {
+    ) -> Result<Self, SizeError> {
         let mut layouts = layouts(graph, pairs, input)?;
         margins(graph, &mut layouts);
         let tables: Vec<Tables> = (0..graph.layers.len()).map(|l| tables(graph, &layouts, l)).collect();
@@ -132,6 +123,14 @@ impl Plan {
         }
         let scratch = layouts.iter().map(Layout::block_step).max().unwrap_or(0);
         let (places, buffers) = place(layouts, &lives);
+        let needed = buffers.iter().fold(0_usize, |all, &len| all.saturating_add(len));
+        if threads > 1 && needed > SHARED_VALUES_MAX {
+            return Ok(Self { threads, ..Self::new(graph, convs, pairs, input, 1, kernels)? });
+        }
+        if needed > VALUES_MAX {
+            let what = format!("{needed} values for an input of {input:?}; {VALUES_MAX} are the most");
+            return Err(SizeError { layer: "arena".to_owned(), what });
+        }
         let mut plan = Self { input, threads, steps, places, tables, buffers, scratch };
         plan.parts(graph, convs, kernels);
         Ok(plan)
@@ -172,7 +171,7 @@ impl Plan {
 
 /// A value that the layer writes; all that it writes have one size.
 pub(super) fn written(layer: &Layer) -> ValueId {
-    layer.raw.or(layer.second.as_ref().map(|s| s.value)).expect("every layer writes something")
+    layer.written()
 }
 
 /// Both values that a layer writes.
@@ -180,45 +179,13 @@ fn outputs(layer: &Layer) -> impl Iterator<Item = ValueId> {
     layer.raw.into_iter().chain(layer.second.as_ref().map(|s| s.value))
 }
 
-/// Sizes of all values, without margins and all rows kept.
-fn layouts(graph: &Graph, pairs: bool, input: [usize; 3]) -> Result<Vec<Layout>, PlanError> {
-    let of = |value: ValueId, dims: [usize; 3]| {
-        let value = &graph.values[value];
+/// Layouts of all values, without margins and all rows kept.
+fn layouts(graph: &Graph, pairs: bool, input: [usize; 3]) -> Result<Vec<Layout>, SizeError> {
+    let of = |(value, dims): (&Value, [usize; 3])| {
         let pairs = pairs && !value.flat && value.channels <= 8;
         Layout { channels: value.channels, dims, pairs, left: 0, right: 0, capacity: dims[0] * dims[1] }
     };
-    let mut all: Vec<Layout> = (0..graph.values.len()).map(|v| of(v, [0; 3])).collect();
-    all[0] = of(0, input);
-    for (index, layer) in graph.layers.iter().enumerate() {
-        let fail = |what: String| Err(PlanError { layer: layer.name.clone(), what });
-        let from = all[layer.source].dims;
-        let dims = match &layer.op {
-            Op::Conv(filter) => [0, 1, 2].map(|axis| filter.window.output(axis, from[axis])),
-            Op::MaxPool(window) => [0, 1, 2].map(|axis| window.output(axis, from[axis])),
-            Op::Resize(Size::Like(value)) => all[*value].dims,
-            Op::Resize(Size::Fixed(dims)) => *dims,
-            Op::Resize(Size::Scales(scales)) => {
-                [0, 1, 2].map(|a| (from[a] as f32 * scales[a]).floor() as usize)
-            }
-            Op::Copy | Op::Concat(_) => from,
-            Op::GlobalPool { .. } => [1; 3],
-        };
-        let values = dims.iter().try_fold(16_usize, |all, &n| all.checked_mul(n)).unwrap_or(usize::MAX);
-        let blocks = graph.values[written(layer)].channels.div_ceil(16);
-        if values == 0 || values.saturating_mul(blocks) > VALUES_MAX {
-            return fail(format!("a map of {dims:?} from one of {from:?}"));
-        }
-        // Concatenated maps and residuals lie row by row beside the result.
-        for read in graph.reads(index).skip(1) {
-            if all[read].dims != dims {
-                return fail(format!("maps of {:?} and {dims:?} can't be joined", all[read].dims));
-            }
-        }
-        for value in outputs(layer) {
-            all[value] = of(value, dims);
-        }
-    }
-    Ok(all)
+    Ok(graph.values.iter().zip(graph.dims(input)?).map(of).collect())
 }
 
 /// Margins that convolutions need.

@@ -8,14 +8,19 @@
 //!   skips that are added to what is resized.
 //! - ReLU goes into the layer before it.
 //!
-//! Operators (`models/README.md` has the table); anything else is refused by the node's name.
+//! Operators (`models/README.md` has the table); anything else is refused by the node's name, and so is an attribute, an input or a value
+//! that would change the result in a way that is not computed here.
 
+mod ends;
+mod nodes;
 mod read;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
-use super::onnx::{Kind, Model, Node, Tensor};
-use super::{Filter, Graph, Layer, Op, Second, Size, Value, ValueId, Weights, Window};
+use super::limits::{CHANNELS_MAX, CHANNELS_SUM_MAX, LAYERS_MAX};
+use super::onnx::{Input, Model, Node, Tensor, is_standard};
+use super::{Graph, Layer, Op, Value, ValueId, Weights};
 
 /// A node that this engine does not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,35 +37,26 @@ pub(crate) struct GraphError {
 /// A network and, by layer, the weights of its convolutions.
 pub(crate) type Fused<'a> = (Graph, HashMap<usize, Weights<'a>>);
 
-/// Fuses the nodes of a file.
+/// Fuses the nodes of a file. The network's layers fit each other for the size that the file fixes, or for a typical one.
 ///
 /// # Errors
 /// [`GraphError`].
 pub(crate) fn fuse<'a>(model: &'a Model<'a>) -> Result<Fused<'a>, GraphError> {
-    let fail = |what: String| GraphError { node: "graph".into(), op: "inputs".into(), what };
-    let [(input, dims)] = &model.inputs[..] else {
-        return Err(fail(format!("{} inputs; one is known", model.inputs.len())));
+    let [input] = &model.inputs[..] else {
+        return Err(refused("inputs", format!("{} inputs; one is known", model.inputs.len())));
     };
-    let mut builder = Builder::new(model, input, *dims);
+    let mut builder = Builder::new(model, input)?;
     for node in &model.nodes {
         builder.node = node;
         builder.add()?;
     }
-    for name in &model.outputs {
-        let value = builder.value(name)?;
-        builder.graph.outputs.push((name.clone(), value));
-    }
-    let mut graph = builder.graph;
-    graph.drop_unread();
-    if let Some(dead) = graph.layers.iter().find(|layer| layer.raw.is_none() && layer.second.is_none()) {
-        let what = "nothing reads what it writes".to_owned();
-        return Err(GraphError { node: dead.name.clone(), op: "last of its layer".to_owned(), what });
-    }
-    Ok((graph, builder.weights))
+    builder.finish(model, input)
 }
 
-/// Layers of a network: planning recurses once a layer, and the paper's largest has about 100.
-const LAYERS_MAX: usize = 2_000;
+/// What is wrong with the graph as a whole.
+fn refused(op: &str, what: String) -> GraphError {
+    GraphError { node: "graph".to_owned(), op: op.to_owned(), what }
+}
 
 /// A batch normalization that waits for what follows it: value, scale, shift.
 type Norm = (ValueId, Vec<f32>, Vec<f32>);
@@ -71,64 +67,175 @@ struct Builder<'a> {
     weights: HashMap<usize, Weights<'a>>,
     node: &'a Node<'a>,
     tensors: HashMap<&'a str, &'a Tensor<'a>>,
+    /// Names that were given to something.
+    taken: HashSet<&'a str>,
     /// Value of each name that a layer writes.
     names: HashMap<&'a str, ValueId>,
     /// Pending normalizations by the name of their output.
     norms: HashMap<&'a str, Norm>,
     /// Names whose value is the shape of another.
     shapes: HashMap<&'a str, ValueId>,
+    /// Names of maps of one pixel that are laid out as vectors, and are none until they are flattened.
+    pixels: HashSet<&'a str>,
     /// How often each name is read.
     uses: HashMap<&'a str, usize>,
     /// The layer that writes a value.
     writers: Vec<Option<usize>>,
+    /// Channels of all values.
+    channels_sum: usize,
+    /// Weights of all layers, filled up to blocks.
+    weights_sum: usize,
+}
+
+/// What is known of an operator: how many inputs, which attributes, what it becomes.
+struct Operator {
+    inputs: RangeInclusive<usize>,
+    attributes: &'static [&'static str],
+    add: for<'a> fn(&mut Builder<'a>) -> Result<(), GraphError>,
+}
+
+/// Attributes of a window.
+const CONV: &[&str] = &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
+const POOL: &[&str] =
+    &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"];
+/// Some only matter in modes that are refused; PyTorch writes them nevertheless.
+const RESIZE: &[&str] = &[
+    "antialias",
+    "coordinate_transformation_mode",
+    "cubic_coeff_a",
+    "exclude_outside",
+    "extrapolation_value",
+    "keep_aspect_ratio_policy",
+    "mode",
+    "nearest_mode",
+];
+
+fn operator(name: &str) -> Option<Operator> {
+    let known = |inputs, attributes, add| Some(Operator { inputs, attributes, add });
+    match name {
+        "Conv" => known(2..=3, CONV, |b| b.conv()),
+        "Gemm" => known(2..=3, &["alpha", "beta", "transA", "transB"], |b| b.gemm()),
+        "BatchNormalization" => known(5..=5, &["epsilon", "momentum", "training_mode"], |b| b.norm()),
+        "Relu" => known(1..=1, &[], |b| b.relu()),
+        "Add" => known(2..=2, &[], |b| b.sum()),
+        "MaxPool" => known(1..=1, POOL, |b| b.max_pool()),
+        "Resize" => known(1..=4, RESIZE, |b| b.resize()),
+        "Concat" => known(1..=usize::MAX, &["axis"], |b| b.concat()),
+        "GlobalMaxPool" => known(1..=1, &[], |b| b.global_pool(true)),
+        "GlobalAveragePool" => known(1..=1, &[], |b| b.global_pool(false)),
+        // How a cast rounds does not matter for one to float.
+        "Cast" => known(1..=1, &["round_mode", "saturate", "to"], |b| b.cast()),
+        "Identity" => known(1..=1, &[], |b| b.alias()),
+        // The ratio and the seed are those of training.
+        "Dropout" => known(1..=2, &["ratio", "seed"], |b| b.alias()),
+        "Constant" => known(0..=0, &["value"], |b| b.constant()),
+        "Flatten" => known(1..=1, &["axis"], |b| b.flatten()),
+        "Shape" => known(1..=1, &["start", "end"], |b| b.shape()),
+        _ => None,
+    }
 }
 
 impl<'a> Builder<'a> {
-    fn new(model: &'a Model<'a>, input: &'a str, dims: usize) -> Self {
+    fn new(model: &'a Model<'a>, input: &'a Input) -> Result<Self, GraphError> {
         let mut uses = HashMap::new();
         for name in model.nodes.iter().flat_map(|n| &n.inputs).chain(&model.outputs) {
             *uses.entry(name.as_str()).or_default() += 1;
         }
-        let value = Value { name: input.to_owned(), channels: 0, flat: dims == 2 };
+        let rank = input.dims.len();
+        if !matches!(rank, 0 | 2 | 4 | 5) || !matches!(input.kind, 0 | 1) {
+            let what = format!(
+                "`{}` of type {}, {rank} dimensions; 1 (float), 2, 4 and 5 are known",
+                input.name, input.kind
+            );
+            return Err(refused("inputs", what));
+        }
+        if let Some(&Some(batch)) = input.dims.first()
+            && batch > 1
+        {
+            return Err(refused("inputs", format!("`{}` is a batch of {batch}; 1 is known", input.name)));
+        }
+        let value = Value { name: input.name.clone(), channels: 0, flat: rank == 2 };
+        let mut graph = Graph { values: vec![value], axes: rank.saturating_sub(2), ..Graph::default() };
+        for (slot, &size) in graph.fixed.iter_mut().rev().zip(input.dims.iter().skip(2).rev()) {
+            *slot = size.filter(|&n| n > 0).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        }
+        if rank == 4 {
+            graph.fixed[0] = Some(1);
+        }
         static NONE: std::sync::LazyLock<Node<'static>> = std::sync::LazyLock::new(Node::default);
-        Self {
-            graph: Graph { values: vec![value], ..Graph::default() },
+        let name = input.name.as_str();
+        Ok(Self {
+            graph,
             weights: HashMap::new(),
             node: &NONE,
+            taken: model.tensors.keys().map(String::as_str).chain([name]).collect(),
             tensors: model.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect(),
-            names: HashMap::from([(input, 0)]),
+            names: HashMap::from([(name, 0)]),
             norms: HashMap::new(),
             shapes: HashMap::new(),
+            pixels: HashSet::new(),
             uses,
             writers: vec![None],
-        }
+            channels_sum: 0,
+            weights_sum: 0,
+        })
     }
 
     fn add(&mut self) -> Result<(), GraphError> {
-        match self.node.op.as_str() {
-            "Conv" => self.conv(),
-            "Gemm" => self.gemm(),
-            "BatchNormalization" => self.norm(),
-            "Relu" => self.relu(),
-            "Add" => self.sum(),
-            "MaxPool" => {
-                let window = self.window(None)?;
-                self.map(Op::MaxPool(window))
-            }
-            "Resize" => self.resize(),
-            "Concat" => self.concat(),
-            "GlobalMaxPool" => self.global_pool(true),
-            "GlobalAveragePool" => self.global_pool(false),
-            "Cast" | "Identity" | "Dropout" => self.alias(),
-            "Constant" => self.constant(),
-            "Flatten" => self.flatten(),
-            "Shape" => {
-                let value = self.input(0)?;
-                self.shapes.insert(self.output()?, value);
-                Ok(())
-            }
-            _ => self.fail("this operator is not known to the CPU engine"),
+        let node = self.node;
+        let operator = operator(&node.op).filter(|_| is_standard(&node.domain));
+        let Some(Operator { inputs, attributes, add }) = operator else {
+            return self.fail("this operator is not known");
+        };
+        if !inputs.contains(&node.inputs.len()) {
+            return self.fail(format!("{} inputs; {inputs:?} are known", node.inputs.len()));
         }
+        if let Some(name) = node.attributes.keys().find(|name| !attributes.contains(&name.as_str())) {
+            return self.fail(format!("the attribute {name} is not known"));
+        }
+        let output = self.output()?;
+        if !self.taken.insert(output) {
+            return self.fail(format!("`{output}` is there already"));
+        }
+        add(self)
+    }
+
+    fn finish(mut self, model: &Model<'_>, input: &Input) -> Result<Fused<'a>, GraphError> {
+        static END: std::sync::LazyLock<Node<'static>> = std::sync::LazyLock::new(|| Node {
+            name: "graph".to_owned(),
+            op: "outputs".to_owned(),
+            ..Node::default()
+        });
+        self.node = &END;
+        if model.outputs.is_empty() {
+            return self.fail("there are none");
+        }
+        for name in &model.outputs {
+            let value = self.value(name)?;
+            if self.graph.values[value].channels == 0 {
+                return self.fail(format!("`{name}` is the input"));
+            }
+            self.graph.outputs.push((name.clone(), value));
+        }
+        let channels = self.graph.values[0].channels;
+        if let Some(&Some(given)) = input.dims.get(1)
+            && given > 0
+            && given != channels as u64
+        {
+            return self.fail(format!("the input has {given} channels, its first layer reads {channels}"));
+        }
+        let Self { mut graph, weights, .. } = self;
+        graph.drop_unread();
+        if let Some(dead) = graph.layers.iter().find(|layer| layer.raw.is_none() && layer.second.is_none()) {
+            let what = "nothing reads what it writes".to_owned();
+            return Err(GraphError { node: dead.name.clone(), op: "last of its layer".to_owned(), what });
+        }
+        graph.try_sizes().map_err(|error| GraphError {
+            node: error.layer,
+            op: "first of its layer".to_owned(),
+            what: error.what,
+        })?;
+        Ok((graph, weights))
     }
 
     fn input(&mut self, index: usize) -> Result<ValueId, GraphError> {
@@ -139,7 +246,7 @@ impl<'a> Builder<'a> {
     /// The value of a name; a pending normalization becomes one.
     fn value(&mut self, name: &str) -> Result<ValueId, GraphError> {
         if let Some((key, (value, scale, shift))) = self.norms.remove_entry(name) {
-            return Ok(self.second(key, value, scale, shift, false));
+            return self.second(key, value, scale, shift, false);
         }
         match self.names.get(name) {
             Some(&value) => Ok(value),
@@ -147,356 +254,52 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn conv(&mut self) -> Result<(), GraphError> {
-        let weights = self.tensor(1)?;
-        let [outputs, inputs, kernel @ ..] = &weights.dims[..] else {
-            return self.fail(format!("weights of shape {:?}", weights.dims));
-        };
-        if self.int("group", 1) != 1 {
-            return self.fail("groups are not known");
-        }
-        let window = self.window(Some(kernel))?;
-        let bias = self.bias(*outputs)?;
-        let filter = Filter { window, inputs: *inputs, outputs: *outputs, bias };
-        self.filter(filter, self.read_weights(weights)?, false)
-    }
-
-    fn gemm(&mut self) -> Result<(), GraphError> {
-        let weights = self.tensor(1)?;
-        let factor = |name| self.node.attributes.get(name).and_then(|a| a.float).unwrap_or(1.0);
-        if self.int("transA", 0) != 0 || factor("alpha") != 1.0 || factor("beta") != 1.0 {
-            return self.fail("transA, alpha and beta are not known");
-        }
-        let [rows, columns] = weights.dims[..] else {
-            return self.fail(format!("weights of shape {:?}", weights.dims));
-        };
-        let mut values = self.read_weights(weights)?;
-        let (mut outputs, mut inputs) = (rows, columns);
-        if self.int("transB", 0) == 0 {
-            (outputs, inputs) = (columns, rows);
-            values = match values {
-                Weights::Full(values) => Weights::Full(transposed(&values, rows, columns)),
-                Weights::Half(bytes) => {
-                    Weights::Half(transposed(bytes.as_chunks::<2>().0, rows, columns).concat().into())
-                }
-            };
-        }
-        let point = [1; 3];
-        let window = Window { size: point, stride: point, before: [0; 3], after: [0; 3], ceil: false };
-        self.filter(Filter { window, inputs, outputs, bias: self.bias(outputs)? }, values, true)
-    }
-
-    fn filter(&mut self, filter: Filter, weights: Weights<'a>, flat: bool) -> Result<(), GraphError> {
-        let source = self.input(0)?;
-        self.channels(source, filter.inputs)?;
-        if self.graph.values[source].flat != flat {
-            return self.fail("a matrix needs a vector, a convolution a map");
-        }
-        if filter.outputs == 0 || filter.inputs == 0 {
-            return self.fail("no channels");
-        }
-        let value = Value { name: self.output()?.to_owned(), channels: filter.outputs, flat };
-        self.weights.insert(self.graph.layers.len(), weights);
-        self.layer(Op::Conv(filter), source, value)
-    }
-
-    /// The channels of a value must be `channels`; those of the input become known.
-    fn channels(&mut self, value: ValueId, channels: usize) -> Result<(), GraphError> {
-        let known = &mut self.graph.values[value].channels;
-        if *known == 0 && value == 0 {
-            *known = channels;
-        }
-        if *known == channels {
-            Ok(())
-        } else {
-            self.fail(format!(
-                "{known} channels where {channels} are needed",
-                known = self.graph.values[value].channels
-            ))
+    /// The channels of a value; those of the input are known once a layer read it.
+    fn known_channels(&self, value: ValueId) -> Result<usize, GraphError> {
+        match self.graph.values[value].channels {
+            0 => self.fail("the network must start with a convolution or a matrix"),
+            channels => Ok(channels),
         }
     }
 
     fn layer(&mut self, op: Op, source: ValueId, value: Value) -> Result<(), GraphError> {
-        if self.graph.values[source].channels == 0 {
-            return self.fail("the network must start with a convolution or a matrix");
-        }
-        if self.graph.layers.len() >= LAYERS_MAX {
-            return self.fail("more layers than any network of ours has by far");
-        }
+        self.known_channels(source)?;
         let name = self.output()?;
-        let raw = Some(self.new_value(name, value, self.graph.layers.len()));
+        let raw = Some(self.new_value(name, value, self.graph.layers.len())?);
         let name = self.node.name.clone();
-        self.graph.layers.push(Layer { name, op, source, residual: None, relu: false, raw, second: None });
+        self.push(Layer { name, op, source, residual: None, relu: false, raw, second: None })
+    }
+
+    fn push(&mut self, layer: Layer) -> Result<(), GraphError> {
+        if self.graph.layers.len() >= LAYERS_MAX {
+            return self.fail(format!("more than {LAYERS_MAX} layers"));
+        }
+        self.graph.layers.push(layer);
         Ok(())
     }
 
-    fn new_value(&mut self, name: &'a str, value: Value, writer: usize) -> ValueId {
+    fn new_value(&mut self, name: &'a str, value: Value, writer: usize) -> Result<ValueId, GraphError> {
+        let channels = value.channels;
+        self.channels_sum = self.channels_sum.saturating_add(channels);
+        if channels > CHANNELS_MAX || self.channels_sum > CHANNELS_SUM_MAX {
+            return self.fail(format!(
+                "{channels} channels, {} in all; {CHANNELS_MAX} and {CHANNELS_SUM_MAX} are the most",
+                self.channels_sum
+            ));
+        }
         self.graph.values.push(value);
         self.writers.push(Some(writer));
         self.names.insert(name, self.graph.values.len() - 1);
-        self.graph.values.len() - 1
+        Ok(self.graph.values.len() - 1)
     }
 
     /// A layer whose output has the channels of its source.
     fn map(&mut self, op: Op) -> Result<(), GraphError> {
         let source = self.input(0)?;
-        if self.graph.values[source].flat && !matches!(op, Op::Copy) {
+        if self.graph.values[source].flat {
             return self.fail("a vector where a map is needed");
         }
         let value = Value { name: self.output()?.to_owned(), ..self.graph.values[source].clone() };
         self.layer(op, source, value)
-    }
-
-    fn resize(&mut self) -> Result<(), GraphError> {
-        if self.text("mode", "nearest") != "linear"
-            || self.text("coordinate_transformation_mode", "half_pixel") != "half_pixel"
-            || self.int("antialias", 0) != 0
-            || self.node.attributes.contains_key("axes")
-        {
-            return self.fail("only linear, half_pixel, without antialias and axes is known");
-        }
-        let given = |index: usize| self.node.inputs.get(index).is_some_and(|name| !name.is_empty());
-        let last = |len: usize| len.saturating_sub(2);
-        let size = if given(3) {
-            let name = self.input_name(3)?;
-            match (self.shapes.get(name), self.tensors.get(name).and_then(|t| t.ints())) {
-                (Some(&value), _) => Size::Like(value),
-                (None, Some(sizes)) => {
-                    Size::Fixed(self.sizes("sizes", &sizes[sizes.len() - last(sizes.len())..], 1)?)
-                }
-                (None, None) => return self.fail("sizes are neither constant nor another value's shape"),
-            }
-        } else {
-            let Some(scales) = self.tensor(2)?.floats() else { return self.fail("scales are no numbers") };
-            let mut out = [1.0; 3];
-            let scales = &scales[scales.len() - last(scales.len())..];
-            if scales.len() > 3 || !scales.iter().all(|s| (1e-3..=1e3).contains(s)) {
-                return self.fail(format!("scales {scales:?}"));
-            }
-            out[3 - scales.len()..].copy_from_slice(scales);
-            Size::Scales(out)
-        };
-        self.map(Op::Resize(size))
-    }
-
-    fn concat(&mut self) -> Result<(), GraphError> {
-        if self.int("axis", 0) != 1 {
-            return self.fail("only channels (axis 1) can be joined");
-        }
-        let all = (0..self.node.inputs.len()).map(|i| self.input(i)).collect::<Result<Vec<_>, _>>()?;
-        let [source, others @ ..] = &all[..] else { return self.fail("no inputs") };
-        if all.iter().any(|&v| self.graph.values[v].flat) {
-            return self.fail("vectors can't be joined");
-        }
-        let channels = all.iter().map(|&v| self.graph.values[v].channels).sum();
-        let value = Value { name: self.output()?.to_owned(), channels, flat: false };
-        self.layer(Op::Concat(others.to_vec()), *source, value)
-    }
-
-    fn global_pool(&mut self, max: bool) -> Result<(), GraphError> {
-        let source = self.input(0)?;
-        if self.graph.values[source].flat {
-            return self.fail("a vector where a map is needed");
-        }
-        let channels = self.graph.values[source].channels;
-        // One pixel: laid out as a vector, so that Flatten costs nothing.
-        let value = Value { name: self.output()?.to_owned(), channels, flat: true };
-        self.layer(Op::GlobalPool { max }, source, value)
-    }
-
-    fn flatten(&mut self) -> Result<(), GraphError> {
-        let value = self.input(0)?;
-        if self.int("axis", 1) != 1 || !self.graph.values[value].flat {
-            return self.fail("only the result of a global pooling can be flattened");
-        }
-        let (from, to) = (self.input_name(0)?, self.output()?);
-        self.names.insert(to, value);
-        self.share_readers(from, to);
-        Ok(())
-    }
-
-    /// Two names of one value: who reads either reads both. What is fused into the value's layer would change it for all.
-    fn share_readers(&mut self, from: &'a str, to: &'a str) {
-        let count = |name| self.uses.get(name).copied().unwrap_or(0);
-        // This node itself is a reader of `from`, and no more than the other name.
-        let readers = count(from).saturating_sub(1) + count(to);
-        self.uses.insert(from, readers);
-        self.uses.insert(to, readers);
-    }
-
-    fn alias(&mut self) -> Result<(), GraphError> {
-        // 1: float. Weights are widened where they are read.
-        if self.node.op == "Cast" && self.int("to", 0) != 1 {
-            return self.fail("only a cast to float is known");
-        }
-        let (from, to) = (self.input_name(0)?, self.output()?);
-        if let Some(&tensor) = self.tensors.get(from) {
-            if tensor.kind == Kind::I64 {
-                return self.fail("a cast of integers");
-            }
-            self.tensors.insert(to, tensor);
-        } else {
-            let value = self.input(0)?;
-            self.names.insert(to, value);
-        }
-        self.share_readers(from, to);
-        Ok(())
-    }
-
-    fn constant(&mut self) -> Result<(), GraphError> {
-        let output = self.output()?;
-        match self.node.attributes.get("value").and_then(|a| a.tensor.as_ref()) {
-            Some(tensor) => {
-                self.tensors.insert(output, tensor);
-                Ok(())
-            }
-            None => self.fail("only constant tensors are known"),
-        }
-    }
-
-    /// The layer that writes `value` as its first output, if nothing but this node reads it and nothing was fused behind it yet.
-    fn open_layer(&mut self, value: ValueId, name: &str) -> Option<&mut Layer> {
-        let layer = &mut self.graph.layers[self.writers[value]?];
-        let open = layer.raw == Some(value) && layer.second.is_none() && !layer.relu;
-        let fits = !matches!(layer.op, Op::GlobalPool { .. });
-        (open && fits && self.uses.get(name) == Some(&1)).then_some(layer)
-    }
-
-    fn norm(&mut self) -> Result<(), GraphError> {
-        let name = self.input_name(0)?;
-        let source = self.value(name)?;
-        let channels = self.graph.values[source].channels;
-        if channels == 0 {
-            return self.fail("the network must start with a convolution or a matrix");
-        }
-        let [scale, bias, mean, variance] = [1, 2, 3, 4]
-            .map(|i| self.floats(i, channels))
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?
-            .try_into()
-            .expect("four parameters");
-        let epsilon = f64::from(self.node.attributes.get("epsilon").and_then(|a| a.float).unwrap_or(1e-5));
-        let (mut factors, mut shifts) = (Vec::new(), Vec::new());
-        for c in 0..channels {
-            let factor = f64::from(scale[c]) / (f64::from(variance[c]) + epsilon).sqrt();
-            factors.push(factor as f32);
-            shifts.push((f64::from(bias[c]) - f64::from(mean[c]) * factor) as f32);
-        }
-        let output = self.output()?;
-        let open = self.open_layer(source, name);
-        let alone = open.is_some_and(|layer| matches!(layer.op, Op::Conv(_)) && layer.residual.is_none());
-        if let Some(writer) = self.writers[source].filter(|_| alone)
-            && let (Op::Conv(filter), Some(weights)) =
-                (&mut self.graph.layers[writer].op, self.weights.get_mut(&writer))
-        {
-            scale_filter(filter, weights, &factors, &shifts);
-            self.names.insert(output, source);
-            return Ok(());
-        }
-        self.norms.insert(output, (source, factors, shifts));
-        Ok(())
-    }
-
-    fn relu(&mut self) -> Result<(), GraphError> {
-        let (name, output) = (self.input_name(0)?, self.output()?);
-        if self.uses.get(name) == Some(&1)
-            && let Some((value, scale, shift)) = self.norms.remove(name)
-        {
-            self.second(output, value, scale, shift, true);
-            return Ok(());
-        }
-        let source = self.value(name)?;
-        if let Some(layer) = self.open_layer(source, name) {
-            layer.relu = true;
-            self.names.insert(output, source);
-            return Ok(());
-        }
-        let channels = self.graph.values[source].channels;
-        if channels == 0 {
-            return self.fail("the network must start with a convolution or a matrix");
-        }
-        self.second(output, source, vec![1.0; channels], vec![0.0; channels], true);
-        Ok(())
-    }
-
-    /// `relu?(value · scale + shift)` as the second output of the layer that writes `value`, or of a copy.
-    fn second(
-        &mut self,
-        name: &'a str,
-        value: ValueId,
-        scale: Vec<f32>,
-        shift: Vec<f32>,
-        relu: bool,
-    ) -> ValueId {
-        let new = Value { name: name.to_owned(), ..self.graph.values[value].clone() };
-        let free = self.writers[value].filter(|&writer| {
-            let layer = &self.graph.layers[writer];
-            layer.second.is_none() && layer.raw == Some(value) && !matches!(layer.op, Op::GlobalPool { .. })
-        });
-        let writer = free.unwrap_or(self.graph.layers.len());
-        let id = self.new_value(name, new, writer);
-        let second = Some(Second { value: id, scale, shift, relu });
-        match free {
-            Some(writer) => self.graph.layers[writer].second = second,
-            None => self.graph.layers.push(Layer {
-                name: name.to_owned(),
-                op: Op::Copy,
-                source: value,
-                residual: None,
-                relu: false,
-                raw: None,
-                second,
-            }),
-        }
-        id
-    }
-
-    fn sum(&mut self) -> Result<(), GraphError> {
-        let names = [self.input_name(0)?, self.input_name(1)?];
-        let values = [self.input(0)?, self.input(1)?];
-        let [a, b] = values.map(|v| &self.graph.values[v]);
-        if (a.channels, a.flat) != (b.channels, b.flat) {
-            return self.fail(format!("{} and {} channels", a.channels, b.channels));
-        }
-        let output = self.output()?;
-        // The later one can add the other as it is written.
-        let later = usize::from(self.writers[values[1]] > self.writers[values[0]]);
-        let (value, other) = (values[later], values[1 - later]);
-        if value != other
-            && let Some(layer) = self.open_layer(value, names[later])
-            && layer.residual.is_none()
-        {
-            layer.residual = Some(other);
-            self.names.insert(output, value);
-            return Ok(());
-        }
-        let new = Value { name: output.to_owned(), ..self.graph.values[value].clone() };
-        self.layer(Op::Copy, value, new)?;
-        let layer = self.graph.layers.last_mut().expect("a layer was just added");
-        layer.residual = Some(other);
-        Ok(())
-    }
-}
-
-fn transposed<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
-    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
-}
-
-/// A normalization goes into the weights before it.
-fn scale_filter(filter: &mut Filter, weights: &mut Weights<'_>, scale: &[f32], shift: &[f32]) {
-    let mut values = match weights {
-        Weights::Full(values) => std::mem::take(values),
-        Weights::Half(bytes) => {
-            let bits = bytes.as_chunks::<2>().0.iter().map(|&b| u16::from_le_bytes(b));
-            bits.map(super::onnx::widen).collect()
-        }
-    };
-    let each = values.len() / filter.outputs;
-    for (values, scale) in values.chunks_exact_mut(each).zip(scale) {
-        values.iter_mut().for_each(|v| *v *= scale);
-    }
-    *weights = Weights::Full(values);
-    for ((bias, scale), shift) in filter.bias.iter_mut().zip(scale).zip(shift) {
-        *bias = *bias * scale + shift;
     }
 }

@@ -6,9 +6,14 @@
 //! `raw = relu?(value + residual?)`, `second = relu?(raw · scale + shift)`.
 
 pub(crate) mod fuse;
+pub(crate) mod limits;
 pub(crate) mod onnx;
+mod sizes;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+
+pub(crate) use sizes::SizeError;
 
 /// Index of a value.
 pub(crate) type ValueId = usize;
@@ -69,26 +74,37 @@ pub(crate) struct Filter {
     pub(crate) bias: Vec<f32>,
 }
 
-/// Weights of a convolution, as in the file: [output][input][depth][height][width].
+/// Weights of a convolution, as in the file: [output][input][depth][height][width]. All are finite.
 #[derive(Debug, Clone)]
 pub(crate) enum Weights<'a> {
     /// Single precision.
     Full(Vec<f32>),
     /// Half precision, little-endian: not copied, because they are most of a file.
     Half(Cow<'a, [u8]>),
+    /// bfloat16, little-endian: not copied either.
+    Bf16(Cow<'a, [u8]>),
 }
 
 impl Weights<'_> {
-    /// The bits of a weight in half precision.
+    /// The bits of a weight of 16 bits.
     pub(crate) fn half(bytes: &[u8], at: usize) -> u16 {
         u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]])
+    }
+
+    /// A weight in single precision.
+    pub(crate) fn at(&self, at: usize) -> f32 {
+        match self {
+            Self::Full(values) => values[at],
+            Self::Half(bytes) => onnx::widen(Self::half(bytes, at)),
+            Self::Bf16(bytes) => onnx::widen_bf16(Self::half(bytes, at)),
+        }
     }
 
     /// Number of weights.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Full(values) => values.len(),
-            Self::Half(bytes) => bytes.len() / 2,
+            Self::Half(bytes) | Self::Bf16(bytes) => bytes.len() / 2,
         }
     }
 }
@@ -165,6 +181,10 @@ pub(crate) struct Graph {
     pub(crate) values: Vec<Value>,
     /// Name and value of each output.
     pub(crate) outputs: Vec<(String, ValueId)>,
+    /// Axes of the input's maps: 2 or 3; 0 for a vector.
+    pub(crate) axes: usize,
+    /// Depth, height and width of the input, where the file fixes them; a depth that isn't there is 1.
+    pub(crate) fixed: [Option<usize>; 3],
 }
 
 impl Graph {
@@ -175,7 +195,7 @@ impl Graph {
         std::iter::once(layer.source).chain(layer.residual).chain(others.iter().copied())
     }
 
-    /// First outputs that only their layer's second output needs are not written.
+    /// First outputs that only their layer's second output needs are not written; who asks for their size asks the second one.
     pub(crate) fn drop_unread(&mut self) {
         let mut read = vec![false; self.values.len()];
         for layer in 0..self.layers.len() {
@@ -186,8 +206,14 @@ impl Graph {
         for (_, value) in &self.outputs {
             read[*value] = true;
         }
+        let mut instead = HashMap::new();
         for layer in &mut self.layers {
-            layer.raw = layer.raw.filter(|raw| read[*raw]);
+            if let Some(raw) = layer.raw.take_if(|raw| !read[*raw]) {
+                instead.extend(layer.second.as_ref().map(|second| (raw, second.value)));
+            }
+            if let Op::Resize(Size::Like(value)) = &mut layer.op {
+                *value = *instead.get(value).unwrap_or(value);
+            }
         }
     }
 }

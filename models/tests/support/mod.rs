@@ -95,6 +95,9 @@ impl File {
         let mut model = Vec::new();
         number(&mut model, 1, 8);
         field(&mut model, 7, &graph);
+        let mut standard = Vec::new();
+        number(&mut standard, 2, 17);
+        field(&mut model, 8, &standard);
         model
     }
 }

@@ -199,16 +199,22 @@ macro_rules! tile_table {
                     _ => return None,
                 })
             }
+            fn three_sums_of_one_row<S: Read, W: Weight>(pixels: usize) -> Option<TileFn> {
+                Some(match pixels {
+                    1 => tile::<S, W, 3, 1, 1, 3, 1>,
+                    2 => tile::<S, W, 3, 1, 2, 3, 1>,
+                    3 => tile::<S, W, 3, 1, 3, 3, 1>,
+                    4 => tile::<S, W, 3, 1, 4, 3, 1>,
+                    5 => tile::<S, W, 3, 1, 5, 3, 1>,
+                    6 => tile::<S, W, 3, 1, 6, 3, 1>,
+                    7 => tile::<S, W, 3, 1, 7, 3, 1>,
+                    8 => tile::<S, W, 3, 1, 8, 3, 1>,
+                    _ => return None,
+                })
+            }
             fn three_sums<S: Read, W: Weight>(rows: usize, pixels: usize) -> Option<TileFn> {
                 Some(match (rows, pixels) {
-                    (1, 1) => tile::<S, W, 3, 1, 1, 3, 1>,
-                    (1, 2) => tile::<S, W, 3, 1, 2, 3, 1>,
-                    (1, 3) => tile::<S, W, 3, 1, 3, 3, 1>,
-                    (1, 4) => tile::<S, W, 3, 1, 4, 3, 1>,
-                    (1, 5) => tile::<S, W, 3, 1, 5, 3, 1>,
-                    (1, 6) => tile::<S, W, 3, 1, 6, 3, 1>,
-                    (1, 7) => tile::<S, W, 3, 1, 7, 3, 1>,
-                    (1, 8) => tile::<S, W, 3, 1, 8, 3, 1>,
+                    (1, _) => return three_sums_of_one_row::<S, W>(pixels),
                     (2, 1) => tile::<S, W, 3, 2, 1, 3, 1>,
                     (2, 2) => tile::<S, W, 3, 2, 2, 3, 1>,
                     (2, 3) => tile::<S, W, 3, 2, 3, 3, 1>,
@@ -227,18 +233,10 @@ macro_rules! tile_table {
             ) -> Option<TileFn> {
                 Some(match (rows, pixels) {
                     (1, _) => return one_row::<S, W, K, D>(pixels),
-                    (2, 5) => tile::<S, W, K, 2, 5, 1, D>,
                     (2, 6) => tile::<S, W, K, 2, 6, 1, D>,
-                    (2, 7) => tile::<S, W, K, 2, 7, 1, D>,
-                    (2, 8) => tile::<S, W, K, 2, 8, 1, D>,
-                    (2, 9) => tile::<S, W, K, 2, 9, 1, D>,
-                    (2, 10) => tile::<S, W, K, 2, 10, 1, D>,
                     (2, 12) => tile::<S, W, K, 2, 12, 1, D>,
-                    (3, 5) => tile::<S, W, K, 3, 5, 1, D>,
-                    (3, 6) => tile::<S, W, K, 3, 6, 1, D>,
                     (3, 7) => tile::<S, W, K, 3, 7, 1, D>,
                     (3, 8) => tile::<S, W, K, 3, 8, 1, D>,
-                    (4, 4) => tile::<S, W, K, 4, 4, 1, D>,
                     (4, 6) => tile::<S, W, K, 4, 6, 1, D>,
                     _ => return None,
                 })
@@ -260,7 +258,7 @@ macro_rules! tile_table {
                 (Source::Plain, false, 0, 2, 1) => some_rows::<Plain, Full, 0, 2>(r, pixels),
                 (Source::Plain, true, 0, 2, 1) => some_rows::<Plain, Half, 0, 2>(r, pixels),
                 _ if r != 1 => None,
-                (Source::Two, false, 3, _, 3) => three_sums::<Two, Full>(1, pixels),
+                (Source::Two, false, 3, _, 3) => three_sums_of_one_row::<Two, Full>(pixels),
                 (Source::Two, false, 3, _, 1) => one_row::<Two, Full, 3, 1>(pixels),
                 (Source::Pair, false, 1, _, 1) => one_row::<Pair, Full, 1, 1>(pixels),
                 (Source::Two, false, 1, _, 1) => one_row::<Two, Full, 1, 1>(pixels),

@@ -1,0 +1,235 @@
+//! `cargo xtask cubins`: `kernels/cu/all.cu` → `kernels/cubins/sm_XX.cubin`, their manifest, and the table of them that the crate `kernels` includes.
+//!
+//! Owns: which architectures there are, the compiler's options, and the proof that what is committed was built from the sources
+//! beside it. Never does: run at build time; the cubins are committed, so that nobody else needs a compiler or a network.
+//!
+//! The same sources give the same bytes in any folder: sources reach the compiler as text under names relative to `kernels/cu`,
+//! and no option asks for line tables.
+
+mod elf;
+mod manifest;
+mod nvrtc;
+mod occupancy;
+mod toolchain;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+
+use manifest::Manifest;
+use nvrtc::{Built, Nvrtc};
+use toolchain::Toolkit;
+
+/// Architectures, each with the toolkit that builds it: compute capability times ten. 12.9 is the last toolkit for 52 to 72, 13 the first for 110
+/// (Thor); a cubin runs on devices of the same major and no lower minor.
+const ARCHITECTURES: [(u32, Toolkit); 10] = [
+    (52, Toolkit::Cuda12),
+    (70, Toolkit::Cuda12),
+    (72, Toolkit::Cuda12),
+    (75, Toolkit::Cuda12),
+    (80, Toolkit::Cuda12),
+    (86, Toolkit::Cuda12),
+    (87, Toolkit::Cuda12),
+    (89, Toolkit::Cuda12),
+    (90, Toolkit::Cuda12),
+    (110, Toolkit::Cuda13),
+];
+
+/// Options for every architecture; `--gpu-architecture` is added.
+const OPTIONS: [&str; 3] = ["-default-device", "-std=c++17", "--ptxas-options=-v"];
+
+/// What is compiled; it includes the rest.
+const ROOT: &str = "all.cu";
+
+/// The kernels' sources by their path inside `kernels/cu`.
+pub type Sources = BTreeMap<String, String>;
+
+/// What a build makes: path from the workspace root → bytes.
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Builds and writes what changed.
+pub fn build() -> anyhow::Result<()> {
+    let root = workspace();
+    let start = Instant::now();
+    let (built, files) = compile(&root)?;
+    let (mut bytes, mut changed) = (0, 0);
+    for (path, content) in &files {
+        bytes += content.len();
+        let target = root.join(path);
+        if std::fs::read(&target).ok().as_ref() != Some(content) {
+            std::fs::create_dir_all(target.parent().unwrap_or(&root))?;
+            std::fs::write(&target, content).with_context(|| target.display().to_string())?;
+            changed += 1;
+        }
+    }
+    for path in stale(&root, &files)? {
+        std::fs::remove_file(root.join(&path))?;
+        println!("removed {}", path.display());
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{} cubins, {} KiB, {changed} files changed, {seconds:.1} s", built.len(), bytes / 1024);
+    Ok(())
+}
+
+/// Builds and compares.
+pub fn check() -> anyhow::Result<()> {
+    let root = workspace();
+    let start = Instant::now();
+    let (_, files) = compile(&root)?;
+    let mut wrong = Vec::new();
+    for (path, content) in &files {
+        match std::fs::read(root.join(path)) {
+            Ok(committed) if committed == *content => {}
+            Ok(committed) => {
+                wrong.push(format!(
+                    "{}: {} bytes, differ from the {} built",
+                    path.display(),
+                    committed.len(),
+                    content.len()
+                ));
+            }
+            Err(error) => wrong.push(format!("{}: {error}", path.display())),
+        }
+    }
+    wrong.extend(stale(&root, &files)?.iter().map(|path| format!("{}: nothing builds it", path.display())));
+    if !wrong.is_empty() {
+        bail!(
+            "the committed cubins are not what the sources build; run `cargo xtask cubins` and commit:\n  {}",
+            wrong.join("\n  ")
+        );
+    }
+    println!(
+        "cubins: {} files are what the sources build, {:.1} s",
+        files.len(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Builds and prints what each kernel takes of the architectures that matter most.
+pub fn report() -> anyhow::Result<()> {
+    let (built, _) = compile(&workspace())?;
+    for architecture in [70, 87, 90] {
+        let built = built.get(&architecture).context("an architecture of the report is built")?;
+        println!("{}", occupancy::table(architecture, built)?);
+    }
+    Ok(())
+}
+
+/// The folder of the workspace.
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn compile(root: &Path) -> anyhow::Result<(BTreeMap<u32, Built>, Files)> {
+    let sources = sources(root)?;
+    ensure!(sources.contains_key(ROOT), "kernels/cu/{ROOT} is missing");
+    let compilers = toolchain::install(root)?;
+    let mut built = BTreeMap::new();
+    for toolkit in [Toolkit::Cuda12, Toolkit::Cuda13] {
+        let nvrtc = Nvrtc::open(&compilers.library(toolkit)?, &compilers.builtins(toolkit)?)?;
+        for (architecture, _) in ARCHITECTURES.iter().filter(|(_, by)| *by == toolkit) {
+            let mut options = vec![format!("--gpu-architecture=sm_{architecture}")];
+            options.extend(OPTIONS.map(str::to_owned));
+            options.extend(compilers.includes(toolkit).iter().map(|dir| format!("-I{}", dir.display())));
+            let cubin =
+                nvrtc.compile(ROOT, &sources, &options).with_context(|| format!("sm_{architecture}"))?;
+            let made_for = elf::architecture(&cubin.cubin)?;
+            ensure!(made_for == *architecture, "the compiler made a cubin for sm_{made_for}");
+            built.insert(*architecture, cubin);
+        }
+    }
+    let images = built.iter().map(|(architecture, built)| (*architecture, built.cubin.as_slice()));
+    let manifest = Manifest::of(&sources, images);
+    let mut files = Files::new();
+    files.insert("kernels/cubins/manifest.toml".into(), manifest.to_text()?.into_bytes());
+    files.insert("kernels/cubins/table.rs".into(), table(built.keys().copied()).into_bytes());
+    for (architecture, built) in &built {
+        files.insert(format!("kernels/cubins/sm_{architecture}.cubin").into(), built.cubin.clone());
+    }
+    Ok((built, files))
+}
+
+/// Reads `kernels/cu`.
+fn sources(root: &Path) -> anyhow::Result<Sources> {
+    let dir = root.join("kernels/cu");
+    let mut sources = Sources::new();
+    for entry in std::fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "cu" || e == "cuh") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            sources.insert(name, std::fs::read_to_string(&path)?);
+        }
+    }
+    Ok(sources)
+}
+
+/// Cubins on the disk that no build makes.
+fn stale(root: &Path, files: &Files) -> anyhow::Result<Vec<PathBuf>> {
+    let dir = PathBuf::from("kernels/cubins");
+    let Ok(entries) = std::fs::read_dir(root.join(&dir)) else { return Ok(Vec::new()) };
+    let mut stale = Vec::new();
+    for entry in entries {
+        let path = dir.join(entry?.file_name());
+        if path.extension().is_some_and(|e| e == "cubin") && !files.contains_key(&path) {
+            stale.push(path);
+        }
+    }
+    Ok(stale)
+}
+
+/// The Rust expression that includes the cubins.
+fn table(architectures: impl Iterator<Item = u32> + Clone) -> String {
+    let mut out = String::from(
+        "// Written by `cargo xtask cubins`; not to be edited. Included by `src/device/cubins.rs`; ascending.\n{\n    \
+         /// An ELF image is read in place, in words.\n    #[repr(C, align(64))]\n    struct Aligned<Bytes: ?Sized>(Bytes);\n",
+    );
+    for architecture in architectures.clone() {
+        let _ = writeln!(
+            out,
+            "    const SM_{architecture}: &Aligned<[u8]> = &Aligned(*include_bytes!(\"sm_{architecture}.cubin\"));"
+        );
+    }
+    out.push_str("    &[\n");
+    for architecture in architectures {
+        let (major, minor) = (architecture / 10, architecture % 10);
+        let _ = writeln!(
+            out,
+            "        Cubin {{ architecture: ({major}, {minor}), image: &SM_{architecture}.0 }},"
+        );
+    }
+    out.push_str("    ]\n}\n");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No compiler is needed to see that somebody forgot to run it.
+    #[test]
+    fn committed_cubins_belong_to_the_sources_beside_them() {
+        let root = workspace();
+        let text = std::fs::read_to_string(root.join("kernels/cubins/manifest.toml"))
+            .expect("the manifest is committed");
+        let committed = Manifest::parse(&text).expect("a manifest");
+        let images: Vec<(u32, Vec<u8>)> = ARCHITECTURES
+            .iter()
+            .map(|(architecture, _)| {
+                let path = root.join(format!("kernels/cubins/sm_{architecture}.cubin"));
+                (*architecture, std::fs::read(&path).expect("every architecture's cubin is committed"))
+            })
+            .collect();
+        let tree =
+            Manifest::of(&sources(&root).expect("sources"), images.iter().map(|(a, c)| (*a, c.as_slice())));
+        assert_eq!(
+            committed, tree,
+            "kernels/cubins is not of these sources: run `cargo xtask cubins` and commit"
+        );
+        let rust = std::fs::read_to_string(root.join("kernels/cubins/table.rs")).expect("the table");
+        assert_eq!(rust, table(images.iter().map(|(a, _)| *a)), "run `cargo xtask cubins`");
+    }
+}

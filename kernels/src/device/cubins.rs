@@ -1,0 +1,73 @@
+//! The cubins that are built in, and the choice for a GPU.
+//!
+//! Never trusts a cubin from elsewhere: they are part of the program.
+
+use super::error::DeviceError;
+
+/// One architecture's image of `kernels/cu/all.cu`.
+pub(crate) struct Cubin {
+    /// Compute capability it was built for.
+    pub(crate) architecture: (u32, u32),
+    /// The ELF image.
+    pub(crate) image: &'static [u8],
+}
+
+/// In the order of the architectures.
+pub(crate) const CUBINS: &[Cubin] = include!("../../cubins/table.rs");
+
+/// The image for a GPU: code for X.y runs on X.z with z ≥ y (CUDA programming guide, "Binary Compatibility"), and the
+/// nearest is best.
+pub(crate) fn choose(cubins: &[Cubin], compute_capability: (u32, u32)) -> Result<&'static [u8], DeviceError> {
+    let (major, minor) = compute_capability;
+    let fits = |cubin: &&Cubin| cubin.architecture.0 == major && cubin.architecture.1 <= minor;
+    match cubins.iter().filter(fits).max_by_key(|cubin| cubin.architecture.1) {
+        Some(cubin) => Ok(cubin.image),
+        None => Err(DeviceError::NoKernels { compute_capability, built: names(cubins) }),
+    }
+}
+
+fn names(cubins: &[Cubin]) -> String {
+    if cubins.is_empty() {
+        return "none".into();
+    }
+    let names: Vec<_> = cubins.iter().map(|c| format!("{}.{}", c.architecture.0, c.architecture.1)).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_older_minor_of_the_same_major_is_chosen() {
+        let built = [(7, 0), (7, 5), (8, 0), (8, 6)].map(|architecture| Cubin {
+            architecture,
+            image: match architecture {
+                (7, 0) => b"70",
+                (7, 5) => b"75",
+                (8, 0) => b"80",
+                _ => b"86",
+            },
+        });
+        let cases = [
+            ((7, 0), Some("70")),
+            ((7, 2), Some("70")),
+            ((7, 5), Some("75")),
+            ((8, 0), Some("80")),
+            ((8, 9), Some("86")),
+            ((6, 1), None),
+            ((9, 0), None),
+        ];
+        for (capability, expected) in cases {
+            match (choose(&built, capability), expected) {
+                (Ok(image), Some(expected)) => assert_eq!(image, expected.as_bytes(), "{capability:?}"),
+                (Err(error), None) => {
+                    let text = error.to_string();
+                    assert!(text.contains(&format!("{}.{}", capability.0, capability.1)), "{text}");
+                    assert!(text.contains("7.0, 7.5, 8.0, 8.6"), "{text}");
+                }
+                (found, _) => panic!("{capability:?}: {found:?}"),
+            }
+        }
+    }
+}

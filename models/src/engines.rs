@@ -1,0 +1,184 @@
+//! The engines of this box, fastest first, and the fall from one to the next.
+//!
+//! Owns: which engines there are, which of them are out and why, how often work fell. Never does: work itself.
+//!
+//! ```text
+//! ready ── error ──▶ ready, the work at hand goes to the next engine
+//!   │  └── third error in a row, or the device is lost ──▶ out until the next start
+//!   └── success ──▶ ready, errors forgotten
+//! ```
+//!
+//! The last engine is never out: what it can't do is an error, and the study ends as not evaluated.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use log::{error, info, warn};
+
+use crate::backend::{Backend, EngineError};
+
+/// Errors in a row after which an engine is out: one study may be to blame, three in a row are the engine.
+const ERRORS_MAX: u32 = 3;
+
+/// What an engine is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineState {
+    /// It takes work.
+    Ready,
+    /// It failed while the daemon ran and takes no work until the next start.
+    Out {
+        /// Why.
+        why: String,
+    },
+    /// It can't work on this box.
+    Missing {
+        /// Why.
+        why: String,
+    },
+}
+
+/// An engine as an engineer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// Its name: `tensorrt`, `cuda`, `cpu`.
+    pub name: &'static str,
+    /// What it runs on.
+    pub detail: String,
+    /// What it is doing.
+    pub state: EngineState,
+    /// How often work fell from it to the next engine.
+    pub falls: u64,
+}
+
+/// An engine that works here.
+struct Slot {
+    backend: Box<dyn Backend>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    errors_in_a_row: u32,
+    falls: u64,
+    last: Option<String>,
+    out: bool,
+}
+
+/// The engines, fastest first.
+pub struct Engines {
+    slots: Vec<Slot>,
+    missing: Vec<EngineStatus>,
+}
+
+impl Engines {
+    /// The engines that opened, fastest first; `missing` are those that did not, each with its reason.
+    ///
+    /// # Panics
+    /// When there is none: the processor's engine opens everywhere, or the models are broken and nothing starts.
+    pub fn new(backends: Vec<Box<dyn Backend>>, missing: Vec<(&'static str, String)>) -> Self {
+        assert!(!backends.is_empty(), "no engine");
+        for (name, why) in &missing {
+            info!("engine {name} is not used: {why}");
+        }
+        let status = |(name, why)| EngineStatus {
+            name,
+            detail: String::new(),
+            state: EngineState::Missing { why },
+            falls: 0,
+        };
+        let slots: Vec<Slot> =
+            backends.into_iter().map(|backend| Slot { backend, state: Mutex::default() }).collect();
+        info!("engine {}: {}", slots[0].backend.name(), slots[0].backend.detail());
+        Self { slots, missing: missing.into_iter().map(status).collect() }
+    }
+
+    /// Does `work` on the fastest engine that takes it; an error that another engine may not have sends it to the next one. Returns what came
+    /// of it, and which engine did it: its name, and the names of those that failed before it.
+    ///
+    /// # Errors
+    /// The last engine's error, or one that is the input's fault.
+    pub fn run<T>(
+        &self,
+        mut work: impl FnMut(&dyn Backend) -> Result<T, EngineError>,
+    ) -> Result<(T, String), EngineError> {
+        let (last, others) = self.slots.split_last().expect("there is an engine");
+        let mut failed = Vec::new();
+        for slot in others.iter().filter(|slot| !slot.lock().out) {
+            // A panic of a foreign library's binding is that engine's end, not the study's.
+            let error = match catch_unwind(AssertUnwindSafe(|| work(&*slot.backend))) {
+                Ok(Ok(done)) => {
+                    slot.lock().errors_in_a_row = 0;
+                    return Ok((done, told(slot.backend.name(), &failed)));
+                }
+                Ok(Err(error)) if error.is_of_the_input() => return Err(error),
+                Ok(Err(error)) => error,
+                Err(_) => EngineError::Device {
+                    engine: slot.backend.name(),
+                    what: "it panicked".into(),
+                    lost: true,
+                },
+            };
+            slot.failed(&error);
+            failed.push(slot.backend.name());
+        }
+        work(&*last.backend).map(|done| (done, told(last.backend.name(), &failed)))
+    }
+
+    /// The fastest engine that takes work.
+    pub fn first(&self) -> &dyn Backend {
+        let ready = self.slots.iter().find(|slot| !slot.lock().out);
+        &*ready.or(self.slots.last()).expect("there is an engine").backend
+    }
+
+    /// All engines, fastest first, those that are missing here last.
+    pub fn status(&self) -> Vec<EngineStatus> {
+        let status = |slot: &Slot| {
+            let state = slot.lock();
+            let why = || state.last.clone().unwrap_or_default();
+            EngineStatus {
+                name: slot.backend.name(),
+                detail: slot.backend.detail(),
+                state: if state.out { EngineState::Out { why: why() } } else { EngineState::Ready },
+                falls: state.falls,
+            }
+        };
+        self.slots.iter().map(status).chain(self.missing.iter().cloned()).collect()
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Numbers and a reason: whole after any panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, why: &EngineError) {
+        let lost = matches!(why, EngineError::Device { lost: true, .. });
+        let mut state = self.lock();
+        state.errors_in_a_row += 1;
+        state.falls += 1;
+        state.last = Some(why.to_string());
+        let (name, falls) = (self.backend.name(), state.falls);
+        if state.out {
+            // Several threads may learn of one loss.
+            return;
+        }
+        if lost || state.errors_in_a_row >= ERRORS_MAX {
+            state.out = true;
+            error!(
+                "engine {name} is out until the next start, the work goes on without it (fall {falls}): {why}"
+            );
+        } else {
+            warn!("engine {name} failed, the work at hand goes to the next engine (fall {falls}): {why}");
+        }
+    }
+}
+
+/// The engine that did the work, and those that failed before it: `cpu (cuda failed)`.
+fn told(name: &str, failed: &[&str]) -> String {
+    if failed.is_empty() { name.to_owned() } else { format!("{name} ({} failed)", failed.join(", ")) }
+}
+
+#[cfg(test)]
+#[path = "engines_tests.rs"]
+mod tests;
