@@ -361,7 +361,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     let (mut case, x, input) = Case::new(503, 2, dims, 3);
     let x = case.conv(&x, 17, &Window::cube(3, 1, 1), false, true);
     let low = case.pool(&x, &Window::cube(2, 2, 0));
-    let low = case.conv(&low, 33, &Window::cube(3, 1, 1), false, true);
+    let low = case.conv(&low, 17, &Window::cube(3, 1, 1), false, true);
     let up = case.resize_like(&low, &x);
     let joined = case.concat(&up, &x);
     let y = case.conv(&joined, 16, &Window::cube(3, 1, 1), false, true);
