@@ -14,6 +14,7 @@
 
 mod buffer;
 mod conv;
+mod head;
 mod lanes;
 mod layers;
 mod layout;
@@ -34,6 +35,7 @@ use crate::backend::{Backend, Emit, EngineError, Plane, sigmoid};
 use crate::graph::SizeError;
 use crate::limits::THREADS_MAX;
 use crate::zoo::Zoo;
+pub(crate) use head::Head;
 use lanes::{Lane, Lanes};
 use net::{Net, Workspace};
 use simd::Kernels;
@@ -42,7 +44,7 @@ use simd::Kernels;
 pub struct CpuBackend {
     lungs: Model<1>,
     slices: Model<2>,
-    head: Model<1>,
+    head: Head,
     lanes: Lanes,
 }
 
@@ -63,14 +65,7 @@ impl CpuBackend {
                 ["features", "lesions"],
                 best,
             )?,
-            head: Model::load(
-                &zoo.multitask_head(),
-                "identification head",
-                "pyramid",
-                kernels::pyramid::CELLS * 8,
-                ["covid"],
-                best,
-            )?,
+            head: Head::load(zoo)?,
             lanes: Lanes::new(threads.clamp(1, THREADS_MAX)),
         })
     }
@@ -179,10 +174,7 @@ impl Backend for CpuBackend {
             pool.merge(&other)?;
         }
         let pyramid = pool.finish()?;
-        let mut covid = self.lanes.with(usize::MAX, |lane| self.head.vector(&pyramid, lane.workspace))?;
-        check(self.head.name, covid.len(), 1)?;
-        sigmoid(&mut covid, self.head.name)?;
-        Ok(covid[0])
+        self.head.probability(&pyramid)
     }
 }
 
