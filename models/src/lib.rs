@@ -12,12 +12,16 @@ pub mod analysis;
 pub mod backend;
 pub mod card;
 pub mod cpu;
+pub mod cuda;
 pub mod engines;
+#[allow(dead_code, reason = "cuda and tensorrt construct it")]
+mod gpu;
 mod graph;
 pub mod job;
 mod labels;
 pub mod limits;
 mod prepare;
+pub mod tensorrt;
 pub mod zoo;
 
 pub use analysis::{Analysis, AnalysisError, Analyzer, Box3, SpacingMm, Timings};
