@@ -9,7 +9,7 @@ use kernels::{Paste, PyramidPool, Stored};
 
 use super::*;
 use crate::backend::sigmoid;
-use crate::job::{self, Pixels, SourceSlice};
+use crate::job::{Pixels, SourceSlice};
 
 /// Factor and offset of the lung net, the lesion net, and channel `c` of the features.
 const LUNG: (f32, f32) = (40.0, -20.0);
