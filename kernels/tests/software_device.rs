@@ -13,14 +13,14 @@ fn device() -> Option<Device> {
 }
 
 fn filled<T: Plain>(stream: &mut Stream, values: &[T]) -> Buffer {
-    let buffer = stream.device().buffer(size_of_val(values)).unwrap();
-    stream.upload(&buffer, 0, values).unwrap();
+    let buffer = stream.device().buffer(size_of_val(values)).expect("memory");
+    stream.upload(&buffer, 0, values).expect("an upload");
     buffer
 }
 
 fn read<T: Plain + Default>(stream: &mut Stream, buffer: &Buffer) -> Vec<T> {
     let mut values = vec![T::default(); buffer.bytes() / size_of::<T>()];
-    stream.download(buffer, 0, &mut values).unwrap();
+    stream.download(buffer, 0, &mut values).expect("a download");
     values
 }
 
