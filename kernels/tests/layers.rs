@@ -63,11 +63,7 @@ impl Noise {
 }
 
 impl Map {
-    fn fill(
-        shape: Shape,
-        channels: usize,
-        mut each: impl FnMut([usize; 3], usize) -> (f64, f64),
-    ) -> Self {
+    fn fill(shape: Shape, channels: usize, mut each: impl FnMut([usize; 3], usize) -> (f64, f64)) -> Self {
         let mut map = Self { shape, channels, values: Vec::new(), weights: Vec::new() };
         for at in 0..shape.iter().product() {
             let (row, x) = (at / shape[2], at % shape[2]);
@@ -128,11 +124,17 @@ impl Map {
             let at = pixel * self.channels + channel;
             let (want, size) = (self.values[at], self.weights[at]);
             // Half a unit in the last place of a half, or of the least one.
-            let rounding =
-                if arithmetic == Arithmetic::Single { 0.0 } else { want.abs() / 2048.0 + 1.0 / f64::from(1 << 25) };
+            let rounding = if arithmetic == Arithmetic::Single {
+                0.0
+            } else {
+                want.abs() / 2048.0 + 1.0 / f64::from(1 << 25)
+            };
             let bound = size * 1e-5 + rounding + 1e-30;
             let error = (f64::from(got) - want).abs();
-            assert!(error <= bound, "{what}: pixel {pixel}, channel {channel} is {got}, not {want} ({error:e})");
+            assert!(
+                error <= bound,
+                "{what}: pixel {pixel}, channel {channel} is {got}, not {want} ({error:e})"
+            );
         }
     }
 }
@@ -305,7 +307,8 @@ fn check_conv(gpu: &mut Gpu, side: usize, shape: Shape, [inputs, outputs]: [usiz
 fn convolutions_are_those_of_plain_loops() {
     let Some(mut gpu) = gpu() else { return };
     let mut kind = 0;
-    let sizes = [[1, 1, 1], [2, 1, 7], [1, 8, 15], [3, 16, 17], [1, 31, 8], [2, 5, 46], [1, 3, 47], [1, 4, 101]];
+    let sizes =
+        [[1, 1, 1], [2, 1, 7], [1, 8, 15], [3, 16, 17], [1, 31, 8], [2, 5, 46], [1, 3, 47], [1, 4, 101]];
     for shape in sizes {
         for side in [1, 3] {
             for channels in [[8, 8], [8, 16], [16, 8], [24, 24], [5, 3]] {
@@ -328,12 +331,9 @@ fn convolutions_are_those_of_plain_loops() {
 #[test]
 fn large_maps_and_many_slices() {
     let Some(mut gpu) = gpu() else { return };
-    for (shape, channels) in [
-        ([1, 130, 260], [8, 8]),
-        ([300, 3, 3], [16, 64]),
-        ([40, 10, 21], [16, 32]),
-        ([2, 150, 50], [16, 16]),
-    ] {
+    for (shape, channels) in
+        [([1, 130, 260], [8, 8]), ([300, 3, 3], [16, 64]), ([40, 10, 21], [16, 32]), ([2, 150, 50], [16, 16])]
+    {
         check_conv(&mut gpu, 3, shape, channels, 5);
         check_conv(&mut gpu, 1, shape, channels, 7);
     }
@@ -366,9 +366,13 @@ fn a_slice_does_not_depend_on_its_batch() {
             let each = input.values.len() / shape[0];
             for slice in [0, shape[0] / 2, shape[0] - 1] {
                 let values = input.values[slice * each..][..each].to_vec();
-                let alone = run(&Map { shape: [1, shape[1], shape[2]], weights: values.clone(), values, ..input });
+                let alone =
+                    run(&Map { shape: [1, shape[1], shape[2]], weights: values.clone(), values, ..input });
                 let same = &all[slice * alone.len()..][..alone.len()];
-                assert!(alone.iter().zip(same).all(|(a, b)| a.to_bits() == b.to_bits()), "{arithmetic:?} {shape:?}");
+                assert!(
+                    alone.iter().zip(same).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{arithmetic:?} {shape:?}"
+                );
             }
         }
     }
@@ -394,14 +398,15 @@ fn the_ends_are_those_of_plain_loops() {
                 let what = format!("{arithmetic:?} first of {shape:?} to {channels}");
                 gpu.layer(arithmetic, &values, &end, &what, |gpu, finish| {
                     let operands = [Span::all(&plane), Span::all(&packed)];
-                    layers::first(&mut gpu.stream, arithmetic, shape, padded(channels), operands, finish).unwrap();
+                    layers::first(&mut gpu.stream, arithmetic, shape, padded(channels), operands, finish)
+                        .unwrap();
                 });
             }
             let input = noise.map(shape, channels);
             let (weights, bias) = (noise.values(channels), noise.next());
-            let want = input.conv(1, 1, &weights).each(|_, (value, size), _| {
-                (value + f64::from(bias), size + f64::from(bias).abs())
-            });
+            let want = input
+                .conv(1, 1, &weights)
+                .each(|_, (value, size), _| (value + f64::from(bias), size + f64::from(bias).abs()));
             let packed = gpu.floats(&layers::last(&weights, bias));
             for arithmetic in ALL {
                 let map = gpu.map(&input, arithmetic);
@@ -410,7 +415,10 @@ fn the_ends_are_those_of_plain_loops() {
                 layers::to_plane(&mut gpu.stream, arithmetic, shape, padded(channels), operands).unwrap();
                 let got = gpu.read(&plane, Arithmetic::Single);
                 for (got, (want, size)) in got.iter().zip(want.values.iter().zip(&want.weights)) {
-                    assert!((f64::from(*got) - want).abs() <= size * 1e-5, "{arithmetic:?}: {got}, not {want}");
+                    assert!(
+                        (f64::from(*got) - want).abs() <= size * 1e-5,
+                        "{arithmetic:?}: {got}, not {want}"
+                    );
                 }
             }
         }
@@ -512,7 +520,8 @@ fn copies_joins_and_global_poolings() {
     let Some(mut gpu) = gpu() else { return };
     let (mut noise, shape) = (Noise(31), [2, 7, 5]);
     let parts = [noise.map(shape, 8), noise.map(shape, 24)];
-    let joined = Map::fill(shape, 32, |at, c| if c < 8 { parts[0].at(at, c) } else { parts[1].at(at, c - 8) });
+    let joined =
+        Map::fill(shape, 32, |at, c| if c < 8 { parts[0].at(at, c) } else { parts[1].at(at, c - 8) });
     let end = End::new(&mut noise, shape, 32, 7);
     for arithmetic in ALL {
         let maps = [0, 1].map(|at| gpu.map(&parts[at], arithmetic));
@@ -587,11 +596,18 @@ fn wrong_sizes_are_refused() {
     let Some(mut gpu) = gpu() else { return };
     let buffer = gpu.device.buffer(4096).unwrap();
     let span = Span::all(&buffer);
-    let finish =
-        Finish { affine: span, residual: None, relu: false, raw: Some(span), second: None, second_relu: false };
+    let finish = Finish {
+        affine: span,
+        residual: None,
+        relu: false,
+        raw: Some(span),
+        second: None,
+        second_relu: false,
+    };
     let conv = Conv { side: 1, channels: [8, 8], shape: [1, 2, 2], input: span, weights: span };
     let mut refused = |conv: &Conv<'_>, finish: &Finish<'_>, why: &str| {
-        let error = layers::convolve(&mut gpu.stream, Arithmetic::Half, conv, finish).unwrap_err().to_string();
+        let error =
+            layers::convolve(&mut gpu.stream, Arithmetic::Half, conv, finish).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     };
     refused(&Conv { shape: [1, 20, 20], ..conv }, &finish, "the first output");
