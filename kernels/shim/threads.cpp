@@ -106,7 +106,8 @@ struct Warp {
 
 struct Runner {
     Fiber fibers[THREADS_MAX];
-    Warp warps[THREADS_MAX / 32];
+    // Memory of a thread that has ended may be here: nobody waits yet.
+    Warp warps[THREADS_MAX / 32] = {};
     uint16_t unused[THREADS_MAX], ready[THREADS_MAX], at_barrier[THREADS_MAX];
     unsigned unused_count = 0, created = 0, ready_head = 0, ready_count = 0;
     unsigned threads, started, finished, waiting;
