@@ -82,6 +82,8 @@ __device__ void pyramid_last(const T* features, int* cells, int* flags, PyramidA
     const int rows = axes.chunks[3 * blockIdx.x + 1] - row;
     const int row_interval = axes.chunks[3 * blockIdx.x + 2];
     const float rows_inverse = 1.0f / rows;
+    const int row_stride = axes.columns * axes.channel_stride;
+    const int slice_skip = (axes.rows - rows) * row_stride;
     const int interval_first = pyramid_interval(axes.column_stops, axes.column_intervals, left);
     const int interval_last = pyramid_interval(axes.column_stops, axes.column_intervals, right - 1);
     const int stop = min((int)(blockIdx.y + 1) * per_block, count);
@@ -94,6 +96,9 @@ __device__ void pyramid_last(const T* features, int* cells, int* flags, PyramidA
 #pragma unroll
         for (int c = 0; c < 8; c++) best[c] = pyramid_lowest();
         const int total = column < right ? run * rows : 0;
+        // Offsets from here fit 32 bits: at most 8 slices of 2^20 pixels.
+        const T* run_features =
+            features + (((size_t)slice * axes.rows + row) * axes.columns + column) * axes.channel_stride + group * 8;
         for (int index = threadIdx.y; index < total; index += traits::PYRAMID_LOADS * lanes) {
             Pack pack[traits::PYRAMID_LOADS];
             // All loads first: this many are under way at once.
@@ -101,10 +106,8 @@ __device__ void pyramid_last(const T* features, int* cells, int* flags, PyramidA
             for (int k = 0; k < traits::PYRAMID_LOADS; k++) {
                 const int at = index + k * lanes;
                 if (at < total) {
-                    const int s = (int)((at + 0.5f) * rows_inverse);  // exact: at < 2^12
-                    const size_t pixel =
-                        ((size_t)(slice + s) * axes.rows + row + (at - s * rows)) * axes.columns + column;
-                    pack[k].load(features + pixel * axes.channel_stride + group * 8);
+                    const int s = (int)((at + 0.5f) * rows_inverse);  // at / rows; exact: at < 2^12
+                    pack[k].load(run_features + (unsigned int)(at * row_stride + s * slice_skip));
                 }
             }
 #pragma unroll

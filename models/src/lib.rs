@@ -12,6 +12,7 @@ pub mod analysis;
 pub mod backend;
 pub mod card;
 pub mod cpu;
+pub mod cuda;
 pub mod engines;
 #[allow(dead_code, reason = "cuda and tensorrt construct it")]
 mod gpu;
@@ -20,6 +21,7 @@ pub mod job;
 mod labels;
 pub mod limits;
 mod prepare;
+pub mod tensorrt;
 pub mod zoo;
 
 pub use analysis::{Analysis, AnalysisError, Analyzer, Box3, SpacingMm, Timings};

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::ingest::step;
-use super::{GRID_Z_MAX, blocks, holds, int, usage};
+use super::{GRID_YZ_MAX, blocks, holds, int, usage};
 use crate::device::{Arg, Buffer, DeviceError, Stream};
 use crate::paste::Paste;
 
@@ -47,7 +47,7 @@ pub fn lungs(
     records: &Buffer,
 ) -> Result<(), DeviceError> {
     let plane = rows * columns;
-    if plane == 0 || slices == 0 || slices > GRID_Z_MAX {
+    if plane == 0 || slices == 0 || slices > GRID_YZ_MAX {
         return Err(usage(format!("{slices} slices of {rows} x {columns}")));
     }
     holds("lung logits", values, slices * plane * 4)?;
@@ -142,7 +142,7 @@ impl Pasted {
         offset: usize,
     ) -> Result<(), DeviceError> {
         let Crops { values, slices, size: [rows, columns] } = crops;
-        if rows == 0 || columns == 0 || slices > GRID_Z_MAX || !offset.is_multiple_of(4) {
+        if rows == 0 || columns == 0 || slices > GRID_YZ_MAX || !offset.is_multiple_of(4) {
             return Err(usage(format!("{slices} crops of {rows} x {columns}, bits from byte {offset}")));
         }
         holds("crops", values, slices * rows * columns * 4)?;

@@ -2,7 +2,7 @@
 //!
 //! Owns: the intervals of a study and their maxima on the device, which batches of slices raise. Never does: keep a feature.
 
-use super::{GRID_Z_MAX, blocks, holds, int, usage};
+use super::{GRID_YZ_MAX, blocks, holds, int, usage};
 use crate::device::{Arg, Buffer, Device, DeviceError, Stream};
 use crate::pyramid::{Axis, CELLS, PyramidError};
 
@@ -122,7 +122,8 @@ impl Pyramid {
         if rows == 0 || columns == 0 || slices == 0 || (!format.channels_last && columns > COLUMNS_MAX) {
             return Err(usage(format!("a pyramid over {rows} x {columns} x {slices}")));
         }
-        int(slices * rows * columns)?;
+        // The kernel counts the values that a block reads in 32 bits.
+        int(SLICES_MAX * rows * columns * format.channel_stride)?;
         let (study, tables) = Study::new(format, size, slices);
         let plane = study.plane();
         grow(&self.device, &mut self.tables, tables.len() * 4)?;
@@ -156,6 +157,9 @@ impl Pyramid {
             return Err(usage(format!("slices {first} to {} of {slices}", first + count)));
         }
         holds("features", features, format.bytes([count, rows, columns]))?;
+        if count > SLICES_MAX * GRID_YZ_MAX {
+            return Err(usage(format!("{count} slices at once")));
+        }
         if count == 0 {
             return Ok(());
         }
@@ -286,7 +290,7 @@ fn slices_each(count: usize, blocks_each: usize, target: usize) -> usize {
     while each > 1 && blocks_each * count.div_ceil(each) < target {
         each /= 2;
     }
-    each.max(count.div_ceil(GRID_Z_MAX))
+    each.max(count.div_ceil(GRID_YZ_MAX))
 }
 
 /// Rows of a chunk: where the channels are first, those of one slice fit the stage, wherever they start.
