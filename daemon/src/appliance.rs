@@ -96,11 +96,12 @@ pub struct Appliance {
     pub listening: Listening,
     intake: Arc<Intake>,
     threads: Vec<JoinHandle<()>>,
-    /// Those that call peers: the outbox, the reports of storage commitment, the worklist.
+    /// Those that call peers: the outbox, the reports of storage commitment, the worklist, the audit trail's collector.
     outbox: Vec<JoinHandle<()>>,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     stop_janitor: Sender<()>,
     screen: Option<screen::Server>,
+    trail: Arc<audit::Trail>,
     /// Released when the appliance is gone, and its outbox, which may outlive it.
     _lock: Arc<File>,
 }
@@ -211,14 +212,28 @@ impl Appliance {
         let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
         let janitor = Janitor::new(Arc::clone(&database), Arc::clone(&spool), keep_ms, destinations);
         threads.push(critical("janitor", move || janitor.run(&janitor_stop))?);
-        let (trail, _woken) = audit::Trail::new(Arc::clone(&database), false);
+        let (trail, woken) = audit::Trail::new(Arc::clone(&database), config.audit.syslog.is_some());
         let trail = Arc::new(trail);
+        let client = tls.as_ref().map(|tls| Arc::clone(&tls.client));
+        let collector = audit::Collector::new(
+            Arc::clone(&database),
+            config.audit.clone(),
+            client,
+            &config.dicom.ae_title,
+        );
+        let held = Arc::clone(&lock);
+        outbox.push(critical("audit", move || {
+            collector.run(&woken);
+            drop(held);
+            Ok(())
+        })?);
+        trail.record(&audit::Event::of_the_daemon(audit::Action::Start));
         let parts = screen::Parts {
             database: Arc::clone(&database),
             spool: Arc::clone(&spool),
             board: watchers.board,
             analyzer,
-            trail,
+            trail: Arc::clone(&trail),
             recent,
         };
         let start = |screen| screen::Server::start(config, screen, tls.as_ref(), parts);
@@ -236,7 +251,7 @@ impl Appliance {
             info!("listening as {} on {address} with TLS", config.dicom.ae_title);
             listening.tls = Some(address);
         }
-        Ok(Self { listening, intake, threads, outbox, wakes, stop_janitor, screen, _lock: lock })
+        Ok(Self { listening, intake, threads, outbox, wakes, stop_janitor, screen, trail, _lock: lock })
     }
 
     /// Where the screen is, if there is one.
@@ -251,6 +266,8 @@ impl Appliance {
         if let Some(screen) = self.screen.take() {
             screen.stop();
         }
+        self.trail.record(&audit::Event::of_the_daemon(audit::Action::Stop));
+        self.trail.stop();
         drop(self.stop_janitor);
         self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         for thread in self.threads.drain(..) {

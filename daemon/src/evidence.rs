@@ -74,14 +74,20 @@ pub fn view(finished: &Finished, instances: &[Arc<Instance>], revision: u32, con
         rank,
         picture,
         slices: evaluation.chosen.order.iter().map(slice).collect(),
-        lesions: config.results.lesion_outlines.then(|| Packed::new(&lesion_bits(&evaluation.analysis.labels))),
+        lesions: config
+            .results
+            .lesion_outlines
+            .then(|| Packed::new(&lesion_bits(&evaluation.analysis.labels))),
     }
 }
 
 /// One bit a voxel, the first pixel in the lowest bit; each row starts a byte.
 fn lesion_bits(labels: &LabelVolume) -> Vec<u8> {
     let bits = |eight: &[u8]| {
-        eight.iter().enumerate().fold(0, |bits, (i, label)| bits | u8::from(label & LabelVolume::LESION != 0) << i)
+        eight
+            .iter()
+            .enumerate()
+            .fold(0, |bits, (i, label)| bits | u8::from(label & LabelVolume::LESION != 0) << i)
     };
     labels.voxels.chunks(labels.shape[2].max(1)).flat_map(|row| row.chunks(8).map(bits)).collect()
 }

@@ -148,7 +148,9 @@ mod tests {
         };
         let reception = database.evaluate(key).unwrap();
         let sent = crate::database::Deliverable { row, destinations: to.to_vec() };
-        database.finish(reception, 1, &outcome, &[sent], Some(&crate::database::View::default()), now_ms() - 1000).unwrap();
+        database
+            .finish(reception, 1, &outcome, &[sent], Some(&crate::database::View::default()), now_ms() - 1000)
+            .unwrap();
         key
     }
 

@@ -26,8 +26,8 @@ use crate::access::Access;
 use crate::audit;
 use crate::config::{Config, Screen};
 use crate::database::Database;
-use crate::intake::spool::Spool;
 use crate::intake::now_ms;
+use crate::intake::spool::Spool;
 use crate::tls;
 use anyhow::Context;
 use axum::Router;
@@ -139,7 +139,8 @@ impl Server {
             started_ms: now_ms(),
             streams: events::Streams::default(),
         });
-        let tls = screen.tls.then(|| identity.map(|i| RustlsConfig::from_config(Arc::clone(&i.web)))).flatten();
+        let tls =
+            screen.tls.then(|| identity.map(|i| RustlsConfig::from_config(Arc::clone(&i.web)))).flatten();
         let handle = axum_server::Handle::new();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -214,7 +215,10 @@ async fn escalate(app: Arc<App>) {
             match app.database.escalate(now - after_ms, now) {
                 Ok(alerts) => {
                     for (_, study) in &alerts {
-                        warn!("study {study} is flagged, and nobody has acknowledged it for {} s", after_ms / 1000);
+                        warn!(
+                            "study {study} is flagged, and nobody has acknowledged it for {} s",
+                            after_ms / 1000
+                        );
                     }
                     if !alerts.is_empty() {
                         app.board.changed();

@@ -56,7 +56,12 @@ fn the_zoo_builds_for_every_card_without_a_gpu() {
     for network in Network::of_zoo(&zoo, &library).unwrap() {
         for capability in [None, Some(75), Some(80), Some(86)] {
             let built = build(&library, &Recipe { capability, ..network.recipe() }).unwrap();
-            println!("{} for {capability:?}: {} bytes, {} layers", network.name, built.plan.len(), built.layers);
+            println!(
+                "{} for {capability:?}: {} bytes, {} layers",
+                network.name,
+                built.plan.len(),
+                built.layers
+            );
             assert!(built.layers > 60, "{} layers", built.layers);
             assert!(built.plan.len() > 20_000, "{} bytes", built.plan.len());
         }

@@ -3,8 +3,8 @@
 //! Console, PACS, RIS and worklist manager accept everything; what they got they keep as files, if they are told where.
 //! They stand for real peers, which the tests in `tests/` use.
 use crate::config::{
-    Completion, Config, Destination, Dicom, DicomDestination, Engine, Hl7Destination, ResultSettings, Screen,
-    Storage, UpsDestination,
+    Audit, Completion, Config, Destination, Dicom, DicomDestination, Engine, Hl7Destination, ResultSettings,
+    Screen, Storage, UpsDestination,
 };
 use crate::instance::Instance;
 use anyhow::{Context, bail, ensure};
@@ -117,12 +117,12 @@ pub fn configuration(dir: &Path, destinations: Vec<Destination>) -> Config {
         completion: Completion::default(),
         engine: Engine::default(),
         results: ResultSettings::default(),
-        audit: crate::config::Audit::default(),
         screen: Some(Screen::on(SocketAddr::from(([127, 0, 0, 1], 0)))),
         tls: None,
         destinations,
         scanners: Vec::new(),
         worklist: None,
+        audit: Audit::default(),
     }
 }
 

@@ -69,9 +69,7 @@ pub enum Rank {
     Flagged = 1,
     /// Triage has no answer.
     NotEvaluated = 2,
-    /// No outcome yet.
-    Open = 3,
-    /// Not flagged.
+    /// Not flagged. Before it come, as 3, those that have no outcome yet.
     NotFlagged = 4,
 }
 
@@ -243,9 +241,8 @@ impl Database {
         };
         let (from, to, open) = period.bounds();
         let connection = self.lock();
-        let mut statement = connection.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM {CHOSEN} ORDER BY {order} LIMIT ?5 OFFSET ?6"
-        ))?;
+        let mut statement = connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM {CHOSEN} ORDER BY {order} LIMIT ?5 OFFSET ?6"))?;
         let rows = statement
             .query_map(params![from, to, open, LAST_ONES, count as i64, first as i64], Listed::read)?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -358,8 +355,7 @@ impl Database {
 
     /// The lesions of the evaluated series, as in [`View::lesions`].
     pub fn view_lesions(&self, key: StudyKey) -> Result<Option<Vec<u8>>, DatabaseError> {
-        let sql =
-            "SELECT lesions, lesions_bytes FROM views WHERE study_id = ?1 AND lesions IS NOT NULL";
+        let sql = "SELECT lesions, lesions_bytes FROM views WHERE study_id = ?1 AND lesions IS NOT NULL";
         let unpacked = self.lock().query_row(sql, [key.0], |row| {
             Packed { bytes: row.get(0)?, unpacked_bytes: row.get(1)? }.unpack()
         });

@@ -73,8 +73,10 @@ impl App {
             return Ok(Arc::clone(known));
         }
         let slices = self.database.view_slices(key)?;
-        let files = self.spool.files_of(key, &slices).map_err(|error| PageError::Inside(error.to_string()))?;
-        let lesions = if self.config.results.lesion_outlines { self.database.view_lesions(key)? } else { None };
+        let files =
+            self.spool.files_of(key, &slices).map_err(|error| PageError::Inside(error.to_string()))?;
+        let lesions =
+            if self.config.results.lesion_outlines { self.database.view_lesions(key)? } else { None };
         let known = Arc::new(Known { key, revision, files, lesions });
         let mut all = lock();
         if all.len() == STUDIES_MAX {

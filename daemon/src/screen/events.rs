@@ -31,7 +31,8 @@ struct Place(Streams);
 
 impl Streams {
     fn place(&self) -> Option<Place> {
-        let taken = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < STREAMS_MAX).then_some(n + 1));
+        let taken =
+            self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < STREAMS_MAX).then_some(n + 1));
         taken.ok().map(|_| Place(self.clone()))
     }
 }

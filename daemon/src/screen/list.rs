@@ -39,7 +39,8 @@ impl Asked {
     /// A day that is none, or today, is today.
     fn chosen(&self) -> Chosen {
         let today = Local::now().date_naive();
-        let day = self.day.as_deref().and_then(|day| day.parse::<NaiveDate>().ok()).filter(|day| *day != today);
+        let day =
+            self.day.as_deref().and_then(|day| day.parse::<NaiveDate>().ok()).filter(|day| *day != today);
         let period = match day {
             None => Period::Since(midnight(today)),
             Some(day) => {
@@ -250,7 +251,9 @@ impl App {
     /// Who acknowledged a flagged study, or that nobody has.
     pub fn acknowledged(&self, study: &Listed) -> Markup {
         match &study.acknowledged {
-            Some((by, _)) if by.is_empty() && study.flagged => html! { span.hint { (self.t("acknowledged_before")) } },
+            Some((by, _)) if by.is_empty() && study.flagged => {
+                html! { span.hint { (self.t("acknowledged_before")) } }
+            }
             Some((by, at)) if study.flagged => html! {
                 bdi { (by) } span.hint { (self.t("acknowledged_at")) " " (self.time(*at)) }
             },

@@ -59,7 +59,13 @@ impl App {
         out.gauge("triaged_studies", "Studies without an outcome, by what they do", "state", &states);
         let outcomes = self.database.outcome_counts()?;
         let outcomes: Vec<_> = outcomes.iter().map(|(name, count)| (name.as_str(), *count)).collect();
-        out.family("triaged_outcomes_total", "counter", "Outcomes since the box was set up", "outcome", &outcomes);
+        out.family(
+            "triaged_outcomes_total",
+            "counter",
+            "Outcomes since the box was set up",
+            "outcome",
+            &outcomes,
+        );
         let (alerts, escalated) = self.database.alert_counts()?;
         let alerts = [("open", alerts as usize), ("escalated", escalated as usize)];
         out.gauge("triaged_alerts", "Alerts that nobody has acknowledged", "state", &alerts);
@@ -79,7 +85,12 @@ impl App {
         let help = "Work that fell from an engine to the next one";
         out.family("triaged_engine_falls_total", "counter", help, "engine", &falls);
         if let Ok(free) = self.spool.free_mib() {
-            out.gauge("triaged_storage_free_mebibytes", "Free space of the storage", "", &[("", free as usize)]);
+            out.gauge(
+                "triaged_storage_free_mebibytes",
+                "Free space of the storage",
+                "",
+                &[("", free as usize)],
+            );
         }
         self.latency_metric(&mut out)?;
         Ok(out.0)
@@ -123,7 +134,8 @@ impl Metrics {
     fn family(&mut self, name: &str, kind: &str, help: &str, label: &str, values: &[(&str, usize)]) {
         self.head(name, kind, help);
         for (value, number) in values {
-            let labels = if label.is_empty() { String::new() } else { format!("{{{label}=\"{}\"}}", escape(value)) };
+            let labels =
+                if label.is_empty() { String::new() } else { format!("{{{label}=\"{}\"}}", escape(value)) };
             self.line(&format!("{name}{labels} {number}"));
         }
     }
@@ -143,7 +155,8 @@ mod tests {
         let mut out = Metrics::default();
         out.gauge("a", "What", "to", &[("p\"acs\n", 3)]);
         out.gauge("b", "That", "", &[("", 0)]);
-        let expected = "# HELP a What\n# TYPE a gauge\na{to=\"p\\\"acs\\n\"} 3\n# HELP b That\n# TYPE b gauge\nb 0\n";
+        let expected =
+            "# HELP a What\n# TYPE a gauge\na{to=\"p\\\"acs\\n\"} 3\n# HELP b That\n# TYPE b gauge\nb 0\n";
         assert_eq!(out.0, expected);
     }
 }

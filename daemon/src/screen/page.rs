@@ -210,7 +210,8 @@ pub fn cookie(app: &App, token: &str) -> (HeaderName, HeaderValue) {
 
 fn token(app: &App, headers: &HeaderMap) -> Option<String> {
     let name = if app.screen.tls { COOKIE_TLS } else { COOKIE };
-    let pairs = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
+    let pairs =
+        headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
     let mut values = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(key, _)| *key == name);
     values.next().map(|(_, value)| value.to_owned()).filter(|value| !value.is_empty())
 }
@@ -222,7 +223,9 @@ fn is_from_here(headers: &HeaderMap) -> bool {
         return matches!(site, "same-origin" | "none");
     }
     match (text(header::ORIGIN), text(header::HOST)) {
-        (Some(origin), Some(host)) => origin.split_once("://").is_some_and(|(_, authority)| authority == host),
+        (Some(origin), Some(host)) => {
+            origin.split_once("://").is_some_and(|(_, authority)| authority == host)
+        }
         // No browser.
         (None, _) => true,
         (Some(_), None) => false,
@@ -322,7 +325,13 @@ pub async fn not_found(State(app): State<Arc<App>>, Extension(visitor): Extensio
 /// Escapes what goes into a query.
 fn form_urlencode(text: &str) -> String {
     text.bytes()
-        .map(|b| if b.is_ascii_alphanumeric() || b"-_./".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-_./".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
         .collect()
 }
 

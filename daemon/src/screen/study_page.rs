@@ -78,7 +78,9 @@ pub async fn acknowledge_form(
             return Ok(Redirect::to(&format!("/study/{key}")).into_response());
         }
         app.note(visitor.who(), Action::View(subject(&study)));
-        Ok(app.frame(visitor, "acknowledge_title", app.acknowledge_body(visitor, &study, None)).into_response())
+        Ok(app
+            .frame(visitor, "acknowledge_title", app.acknowledge_body(visitor, &study, None))
+            .into_response())
     })
     .await
 }
@@ -161,7 +163,8 @@ impl App {
         let line = Line::of(study);
         let sent = self.database.entries_of(study.key)?;
         let history = self.database.acknowledgements(study.key)?;
-        let has_picture = line.is_some() && self.database.picture(study.key)?.is_some_and(|png| !png.is_empty());
+        let has_picture =
+            line.is_some() && self.database.picture(study.key)?.is_some_and(|png| !png.is_empty());
         let revision = study.revision.unwrap_or_default();
         Ok(html! {
             h1.study class=(state.class) {
@@ -200,7 +203,8 @@ impl App {
     }
 
     fn numbers(&self, line: &Line) -> Markup {
-        let (lungs, lesions) = (line.lung_volume_ml.unwrap_or_default(), line.lesion_volume_ml.unwrap_or_default());
+        let (lungs, lesions) =
+            (line.lung_volume_ml.unwrap_or_default(), line.lesion_volume_ml.unwrap_or_default());
         html! {
             dl {
                 @if let Some(reason) = &line.reason { dt { (self.t("reason")) } dd { (reason) } }

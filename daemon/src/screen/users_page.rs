@@ -80,7 +80,11 @@ impl App {
         }
     }
 
-    fn users_body(&self, visitor: &Visitor, said: Option<Result<(), AccessError>>) -> Result<Markup, PageError> {
+    fn users_body(
+        &self,
+        visitor: &Visitor,
+        said: Option<Result<(), AccessError>>,
+    ) -> Result<Markup, PageError> {
         let Some(session) = &visitor.session else { return Err(PageError::Engineers) };
         let users = self.access.users()?;
         Ok(html! {

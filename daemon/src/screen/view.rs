@@ -12,7 +12,6 @@ use serde::Deserialize;
 pub struct Line {
     pub outcome: String,
     pub reason: Option<String>,
-    pub series_uid: Option<String>,
     pub priority: String,
     pub probability: Option<f64>,
     pub severity: Option<Shares>,
@@ -123,7 +122,8 @@ impl App {
     /// A time of today, or day and time.
     pub fn time(&self, ms: i64) -> String {
         let Some(time) = local(ms) else { return "?".to_owned() };
-        let format = if time.date_naive() == Local::now().date_naive() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+        let format =
+            if time.date_naive() == Local::now().date_naive() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
         time.format(format).to_string()
     }
 
@@ -135,7 +135,9 @@ impl App {
         if let Some(line) = line {
             let (class, word, hint) = match line.outcome.as_str() {
                 "flagged" => ("flagged", "state_flagged", self.t("state_flagged_hint").to_owned()),
-                "not_flagged" => ("not-flagged", "state_not_flagged", self.t("state_not_flagged_hint").to_owned()),
+                "not_flagged" => {
+                    ("not-flagged", "state_not_flagged", self.t("state_not_flagged_hint").to_owned())
+                }
                 _ => (
                     "not-evaluated",
                     "state_not_evaluated",
