@@ -11,7 +11,7 @@ CREATE TABLE audit (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms      INTEGER NOT NULL,
     event      TEXT NOT NULL
-        CHECK (event IN ('start', 'stop', 'login', 'logout', 'view', 'acknowledge', 'change_user')),
+        CHECK (event IN ('start', 'stop', 'login', 'logout', 'view_list', 'view', 'acknowledge', 'change_user')),
     -- NULL: nobody was logged in.
     user       TEXT,
     -- Address; NULL: at the box itself.

@@ -416,3 +416,7 @@ pub(super) fn show(
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "listing_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! The list of studies in triage order, beside it the order of arrival (paper figure 1), and the alerts on top of every page.
 use super::App;
 use super::page::{PageError, Paged, Visitor};
-use super::view::{Line, percent, seconds};
+use super::view::{Line, seconds};
 use crate::audit::Action;
 use crate::database::{Listed, Order, Period};
 use axum::Extension;
@@ -9,6 +9,7 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use chrono::{Days, Local, NaiveDate};
 use maud::{Markup, html};
+use results::{score_text, share_text};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -177,7 +178,6 @@ impl App {
                     th scope="col" { (self.t("column_severity")) }
                     th scope="col" { (self.t("column_score")) }
                     th scope="col" { (self.t("column_arrival")) }
-                    th scope="col" { (self.t("column_acknowledged")) }
                 } }
                 tbody { @for study in studies { (self.row(study)) } }
             }
@@ -197,20 +197,20 @@ impl App {
                     }
                     span.hint { (state.hint) }
                     @if let Some(again) = &state.again { span.again { (again) } }
+                    (self.acknowledged(study))
                 }
                 th.patient scope="row" { a id={ "study-" (study.key.0) } href=(link) { (self.patient(&study.subject)) } }
                 td.severity { (self.severity(&line)) }
                 td.score {
-                    @if let Some(probability) = line.probability { (percent(probability)) }
-                    @if !line.priority.is_empty() { span.hint { (self.t("column_priority")) " " (self.priority(&line)) } }
+                    @if let Some(probability) = line.probability { (score_text(probability)) }
+                    @if !line.priority.is_empty() { span.hint title=(self.t("column_priority")) { (self.priority(&line)) } }
                 }
                 td.arrived {
                     time { (self.time(study.arrived_ms)) }
                     @if let Some(ms) = line.timings_ms.get("last_slice_to_outcome") {
-                        span.hint title=(self.t("column_flag_time")) { "⏱ " (seconds(*ms)) }
+                        span.hint title=(self.t("column_flag_time")) { (self.t("result_in")) " " (seconds(*ms)) }
                     }
                 }
-                td.acknowledged { (self.acknowledged(study)) }
             }
         }
     }
@@ -234,7 +234,7 @@ impl App {
                     span.side title=(name) { (side) }
                     @if volume > 0.0 {
                         (bar(share))
-                        span.value { (percent(share)) }
+                        span.value { (share_text(share)) }
                     } @else {
                         span.value { (self.t("no_lung")) }
                     }
@@ -249,16 +249,16 @@ impl App {
     }
 
     /// Who acknowledged a flagged study, or that nobody has.
-    pub fn acknowledged(&self, study: &Listed) -> Markup {
-        match &study.acknowledged {
-            Some((by, _)) if by.is_empty() && study.flagged => {
-                html! { span.hint { (self.t("acknowledged_before")) } }
+    fn acknowledged(&self, study: &Listed) -> Markup {
+        html! {
+            @match &study.acknowledged {
+                _ if !study.flagged => {}
+                Some((by, _)) if by.is_empty() => { span.hint { (self.t("acknowledged_before")) } }
+                Some((by, at)) => {
+                    span.acknowledged { "✓ " bdi { (by) } " " (self.t("acknowledged_at")) " " (self.time(*at)) }
+                }
+                None => { strong.open { (self.t("not_acknowledged")) } }
             }
-            Some((by, at)) if study.flagged => html! {
-                bdi { (by) } span.hint { (self.t("acknowledged_at")) " " (self.time(*at)) }
-            },
-            None if study.flagged => html! { strong.open { (self.t("not_acknowledged")) } },
-            Some(_) | None => html! {},
         }
     }
 

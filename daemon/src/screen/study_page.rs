@@ -2,7 +2,7 @@
 use super::App;
 use super::door::Entered;
 use super::page::{PageError, Visitor, csrf};
-use super::view::{Line, percent, seconds};
+use super::view::{Line, seconds};
 use crate::access::AccessError;
 use crate::audit::{self, Action, Who};
 use crate::database::{Entry, Listed, StudyKey};
@@ -12,6 +12,7 @@ use axum::extract::{Form, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
+use results::{score_text, share_text};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -167,7 +168,7 @@ impl App {
             line.is_some() && self.database.picture(study.key)?.is_some_and(|png| !png.is_empty());
         let revision = study.revision.unwrap_or_default();
         Ok(html! {
-            h1.study class=(state.class) {
+            h1 class={ "study " (state.class) } {
                 span.word { span.sign aria-hidden="true" { (state.sign()) } " " (state.word) }
                 " " span.hint { (state.hint) }
             }
@@ -216,7 +217,7 @@ impl App {
                         dt { (name) }
                         dd {
                             @if lung > 0.0 {
-                                strong { (percent(share)) } " " (self.t("affected")) br;
+                                strong { (share_text(share)) } " " (self.t("affected")) br;
                                 (format!("{lung:.0}")) " ml " (self.t("volume")) ", "
                                 (format!("{lesion:.0}")) " ml " (self.t("lesions"))
                             } @else { (self.t("no_lung")) }
@@ -227,7 +228,7 @@ impl App {
                 dt { (self.t("column_priority")) } dd { strong { (self.priority(line)) } }
                 @if let Some(probability) = line.probability {
                     dt { (self.t("score")) }
-                    dd { (percent(probability)) p.hint { (self.t("score_caveat")) } }
+                    dd { (score_text(probability)) p.hint { (self.t("score_caveat")) } }
                 }
                 @if let Some(ms) = line.timings_ms.get("last_slice_to_outcome") {
                     dt { (self.t("column_flag_time")) } dd { (seconds(*ms)) }

@@ -13,7 +13,7 @@ pub struct Line {
     pub outcome: String,
     pub reason: Option<String>,
     pub priority: String,
-    pub probability: Option<f64>,
+    pub probability: Option<f32>,
     pub severity: Option<Shares>,
     pub category: Option<String>,
     pub lung_volume_ml: Option<Volumes>,
@@ -189,15 +189,6 @@ impl State {
     }
 }
 
-/// A share of a lung: never rounded to nothing, nor to all.
-pub fn percent(share: f64) -> String {
-    match 100.0 * share {
-        p if p > 0.0 && p < 1.0 => "< 1 %".to_owned(),
-        p if p > 99.0 && p < 100.0 => "> 99 %".to_owned(),
-        p => format!("{p:.0} %"),
-    }
-}
-
 /// Seconds, in tenths where they count.
 pub fn seconds(ms: f64) -> String {
     let s = ms / 1e3;
@@ -238,15 +229,6 @@ mod tests {
         };
         assert_eq!(initials(&subject("Müller^Anna", "12345678")), ("M. A.".into(), "…678".into()));
         assert_eq!(initials(&subject("", "12345")), (String::new(), String::new()));
-    }
-
-    #[test]
-    fn no_share_is_rounded_to_nothing() {
-        for (share, text) in
-            [(0.0, "0 %"), (0.001, "< 1 %"), (0.254, "25 %"), (0.995, "> 99 %"), (1.0, "100 %")]
-        {
-            assert_eq!(percent(share), text);
-        }
     }
 
     #[test]
