@@ -9,5 +9,8 @@
 #include "convolve_ends.cu"
 #include "convolve_plain.cu"
 #include "convolve_tensor.cu"
+#include "ingest.cu"
 #include "maps.cu"
+#include "masks.cu"
 #include "probe.cu"
+#include "pyramid.cu"

@@ -24,6 +24,9 @@ __device__ __forceinline__ float pyramid_value(int code) {
     return __int_as_float(code ^ ((code >> 31) & 0x7fffffff));
 }
 
+// Below every feature.
+__device__ __forceinline__ float pyramid_lowest() { return __int_as_float((int)0xff800000); }
+
 // Index of the interval that holds `at`: the first whose stop is beyond it.
 __device__ __forceinline__ int pyramid_interval(const int* stops, int count, int at) {
     int low = 0, high = count - 1;
@@ -79,6 +82,8 @@ __device__ void pyramid_last(const T* features, int* cells, int* flags, PyramidA
     const int rows = axes.chunks[3 * blockIdx.x + 1] - row;
     const int row_interval = axes.chunks[3 * blockIdx.x + 2];
     const float rows_inverse = 1.0f / rows;
+    const int row_stride = axes.columns * axes.channel_stride;
+    const int slice_skip = (axes.rows - rows) * row_stride;
     const int interval_first = pyramid_interval(axes.column_stops, axes.column_intervals, left);
     const int interval_last = pyramid_interval(axes.column_stops, axes.column_intervals, right - 1);
     const int stop = min((int)(blockIdx.y + 1) * per_block, count);
@@ -89,8 +94,11 @@ __device__ void pyramid_last(const T* features, int* cells, int* flags, PyramidA
         const int run = min(stop, axes.slice_stops[slice_interval] - first) - slice;
         float best[8];
 #pragma unroll
-        for (int c = 0; c < 8; c++) best[c] = -INFINITY;
+        for (int c = 0; c < 8; c++) best[c] = pyramid_lowest();
         const int total = column < right ? run * rows : 0;
+        // Offsets from here fit 32 bits: at most 8 slices of 2^20 pixels.
+        const T* run_features =
+            features + (((size_t)slice * axes.rows + row) * axes.columns + column) * axes.channel_stride + group * 8;
         for (int index = threadIdx.y; index < total; index += traits::PYRAMID_LOADS * lanes) {
             Pack pack[traits::PYRAMID_LOADS];
             // All loads first: this many are under way at once.
@@ -98,10 +106,8 @@ __device__ void pyramid_last(const T* features, int* cells, int* flags, PyramidA
             for (int k = 0; k < traits::PYRAMID_LOADS; k++) {
                 const int at = index + k * lanes;
                 if (at < total) {
-                    const int s = (int)((at + 0.5f) * rows_inverse);  // exact: at < 2^12
-                    const size_t pixel =
-                        ((size_t)(slice + s) * axes.rows + row + (at - s * rows)) * axes.columns + column;
-                    pack[k].load(features + pixel * axes.channel_stride + group * 8);
+                    const int s = (int)((at + 0.5f) * rows_inverse);  // at / rows; exact: at < 2^12
+                    pack[k].load(run_features + (unsigned int)(at * row_stride + s * slice_skip));
                 }
             }
 #pragma unroll
@@ -123,7 +129,7 @@ __device__ void pyramid_last(const T* features, int* cells, int* flags, PyramidA
             const int c = task % 8, interval = interval_first + task / 8;
             const int from = max(interval == 0 ? 0 : axes.column_stops[interval - 1], left) - left;
             const int to = min(axes.column_stops[interval], right) - left;
-            float largest = -INFINITY;
+            float largest = pyramid_lowest();
             for (int lane = 0; lane < lanes; lane++) {
                 for (int x = from; x < to; x++) largest = fmaxf(largest, tile[c][lane * width + x]);
             }
@@ -161,7 +167,7 @@ __device__ void pyramid_first(const T* features, int* cells, int* flags, Pyramid
     for (int slice = blockIdx.y * per_block; slice < stop;) {
         const int slice_interval = pyramid_interval(axes.slice_stops, axes.slice_intervals, first + slice);
         const int run_stop = min(stop, axes.slice_stops[slice_interval] - first);
-        for (int column = thread; column < columns; column += threads) best[column] = -INFINITY;
+        for (int column = thread; column < columns; column += threads) best[column] = pyramid_lowest();
         while (slice < run_stop) {
             const int staged = min(staged_max, run_stop - slice);
             for (int index = thread; index < staged * loads; index += threads) {
@@ -195,7 +201,7 @@ __device__ void pyramid_first(const T* features, int* cells, int* flags, Pyramid
             slice += staged;
         }
         for (int interval = thread; interval < axes.column_intervals; interval += threads) {
-            float largest = -INFINITY;
+            float largest = pyramid_lowest();
             for (int x = interval == 0 ? 0 : axes.column_stops[interval - 1]; x < axes.column_stops[interval]; x++) {
                 largest = fmaxf(largest, best[x]);
             }

@@ -7,6 +7,7 @@
 //! Planes are row-major `f32`; a coordinate along an axis is an index from 0.
 
 pub mod device;
+pub mod gpu;
 pub mod paste;
 pub mod pyramid;
 pub mod resample;

@@ -48,6 +48,11 @@ impl Paste {
         Self { rows: to_rows, columns: to_columns, source, zoom }
     }
 
+    /// Size of the source planes, [rows, columns].
+    pub fn source(&self) -> [usize; 2] {
+        self.source
+    }
+
     /// The rows of the source plane that receive values.
     pub fn rows(&self) -> &Range<usize> {
         &self.rows

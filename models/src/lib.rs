@@ -12,7 +12,10 @@ pub mod analysis;
 pub mod backend;
 pub mod card;
 pub mod cpu;
+pub mod cuda;
 pub mod engines;
+#[allow(dead_code, reason = "cuda and tensorrt construct it")]
+mod gpu;
 mod graph;
 pub mod job;
 mod labels;

@@ -1,6 +1,6 @@
 //! Source pixels → windowed planes on the networks' grid: `ingest.cu`.
 
-use super::{GRID_Z_MAX, blocks, holds, int, usage};
+use super::{GRID_YZ_MAX, blocks, holds, int, usage};
 use crate::device::{Arg, Buffer, DeviceError, Stream};
 use crate::stored::{PADDING_HU_MAX, Stored};
 
@@ -66,7 +66,7 @@ impl Ingest {
 
     fn args(&self, source: &Buffer, pixel_bytes: usize, planes: &Buffer) -> Result<Vec<Arg>, DeviceError> {
         let ([rows, columns], [to_rows, to_columns]) = (self.from, self.to);
-        if [self.slices, rows, columns, to_rows, to_columns].contains(&0) || self.slices > GRID_Z_MAX {
+        if [self.slices, rows, columns, to_rows, to_columns].contains(&0) || self.slices > GRID_YZ_MAX {
             return Err(usage(format!("{} slices of {:?} to {:?}", self.slices, self.from, self.to)));
         }
         holds("source pixels", source, self.slices * rows * columns * pixel_bytes)?;

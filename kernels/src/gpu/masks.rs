@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::ingest::step;
-use super::{GRID_Z_MAX, blocks, holds, int, usage};
+use super::{GRID_YZ_MAX, blocks, holds, int, usage};
 use crate::device::{Arg, Buffer, DeviceError, Stream};
 use crate::paste::Paste;
 
@@ -47,7 +47,7 @@ pub fn lungs(
     records: &Buffer,
 ) -> Result<(), DeviceError> {
     let plane = rows * columns;
-    if plane == 0 || slices == 0 || slices > GRID_Z_MAX {
+    if plane == 0 || slices == 0 || slices > GRID_YZ_MAX {
         return Err(usage(format!("{slices} slices of {rows} x {columns}")));
     }
     holds("lung logits", values, slices * plane * 4)?;
@@ -110,9 +110,9 @@ pub struct Pasted {
 }
 
 impl Pasted {
-    /// The form for `paste` into source planes of `columns` columns.
-    pub fn new(paste: &Paste, columns: usize) -> Self {
-        Self { rows: paste.rows().clone(), columns: paste.columns().clone(), stride: columns }
+    /// The form for `paste`.
+    pub fn new(paste: &Paste) -> Self {
+        Self { rows: paste.rows().clone(), columns: paste.columns().clone(), stride: paste.source()[1] }
     }
 
     /// Words of the mask of one slice; 0 if the box vanishes on the source grid.
@@ -142,7 +142,7 @@ impl Pasted {
         offset: usize,
     ) -> Result<(), DeviceError> {
         let Crops { values, slices, size: [rows, columns] } = crops;
-        if rows == 0 || columns == 0 || slices > GRID_Z_MAX || !offset.is_multiple_of(4) {
+        if rows == 0 || columns == 0 || slices > GRID_YZ_MAX || !offset.is_multiple_of(4) {
             return Err(usage(format!("{slices} crops of {rows} x {columns}, bits from byte {offset}")));
         }
         holds("crops", values, slices * rows * columns * 4)?;
@@ -215,7 +215,7 @@ mod tests {
     fn bits_land_on_their_voxels() {
         // Grid 4 x 4 to 8 x 40: rows 1..3 to 2..6, columns 1..4 to 10..40.
         let paste = Paste::new(&(1..3), &(1..4), [4, 4], [8, 40]);
-        let pasted = Pasted::new(&paste, 40);
+        let pasted = Pasted::new(&paste);
         assert_eq!(pasted.words(), 4);
         let mut plane = vec![8u8; 320];
         pasted.unpack(&[1, 0, 1 << 29, 0xffff_ffff], 4, &mut plane);
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_box_that_vanishes_has_no_words() {
         let paste = Paste::new(&(3..4), &(0..10), [10, 10], [4, 4]);
-        let pasted = Pasted::new(&paste, 4);
+        let pasted = Pasted::new(&paste);
         assert_eq!(pasted.words(), 0);
         pasted.unpack(&[], 1, &mut [0; 16]);
     }

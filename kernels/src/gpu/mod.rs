@@ -4,13 +4,14 @@
 //! wait, or compute what the CPU reference computes otherwise. Each has a function of the bytes that it must move, for the GPU suite.
 
 pub mod ingest;
+pub mod layers;
 pub mod masks;
 pub mod pyramid;
 
 use crate::device::{Buffer, DeviceError};
 
-/// Blocks of the third dimension of a grid (CUDA programming guide, compute capabilities).
-const GRID_Z_MAX: usize = 65_535;
+/// Most blocks along the second or third dimension of a grid (CUDA programming guide, compute capabilities).
+const GRID_YZ_MAX: usize = 65_535;
 
 /// Checks that `buffer` has the bytes that a kernel touches.
 fn holds(what: &str, buffer: &Buffer, bytes: usize) -> Result<(), DeviceError> {

@@ -2,7 +2,7 @@
 //!
 //! Owns: the intervals of a study and their maxima on the device, which batches of slices raise. Never does: keep a feature.
 
-use super::{GRID_Z_MAX, blocks, holds, int, usage};
+use super::{GRID_YZ_MAX, blocks, holds, int, usage};
 use crate::device::{Arg, Buffer, Device, DeviceError, Stream};
 use crate::pyramid::{Axis, CELLS, PyramidError};
 
@@ -122,7 +122,8 @@ impl Pyramid {
         if rows == 0 || columns == 0 || slices == 0 || (!format.channels_last && columns > COLUMNS_MAX) {
             return Err(usage(format!("a pyramid over {rows} x {columns} x {slices}")));
         }
-        int(slices * rows * columns)?;
+        // The kernel counts the values that a block reads in 32 bits.
+        int(SLICES_MAX * rows * columns * format.channel_stride)?;
         let (study, tables) = Study::new(format, size, slices);
         let plane = study.plane();
         grow(&self.device, &mut self.tables, tables.len() * 4)?;
@@ -131,8 +132,7 @@ impl Pyramid {
         grow(&self.device, &mut self.out, (format.channels * CELLS + 1) * 4)?;
         stream.upload(&self.tables, 0, &tables)?;
         let count = plane * study.intervals[2];
-        let args =
-            [Arg::Ptr(self.cells.ptr()), Arg::I32(int(count)?), Arg::Ptr(self.flag(format.channels))];
+        let args = [Arg::Ptr(self.cells.ptr()), Arg::I32(int(count)?), Arg::Ptr(self.flag(format.channels))];
         stream.launch("pyramid_clear", [blocks(count, THREADS), 1, 1], [THREADS as u32, 1, 1], 0, &args)?;
         self.study = study;
         Ok(())
@@ -157,6 +157,9 @@ impl Pyramid {
             return Err(usage(format!("slices {first} to {} of {slices}", first + count)));
         }
         holds("features", features, format.bytes([count, rows, columns]))?;
+        if count > SLICES_MAX * GRID_YZ_MAX {
+            return Err(usage(format!("{count} slices at once")));
+        }
         if count == 0 {
             return Ok(());
         }
@@ -287,7 +290,7 @@ fn slices_each(count: usize, blocks_each: usize, target: usize) -> usize {
     while each > 1 && blocks_each * count.div_ceil(each) < target {
         each /= 2;
     }
-    each.max(count.div_ceil(GRID_Z_MAX))
+    each.max(count.div_ceil(GRID_YZ_MAX))
 }
 
 /// Rows of a chunk: where the channels are first, those of one slice fit the stage, wherever they start.

@@ -14,6 +14,7 @@
 
 mod buffer;
 mod conv;
+mod head;
 mod layers;
 mod layout;
 mod net;
@@ -33,6 +34,7 @@ use crate::backend::{Backend, Emit, EngineError, Plane, sigmoid};
 use crate::graph::SizeError;
 use crate::limits::THREADS_MAX;
 use crate::zoo::Zoo;
+pub(crate) use head::Head;
 use net::{Net, Workspace};
 use simd::Kernels;
 
@@ -40,7 +42,7 @@ use simd::Kernels;
 pub struct CpuBackend {
     lungs: Model<1>,
     slices: Model<2>,
-    head: Model<1>,
+    head: Head,
     lanes: Lanes,
 }
 
@@ -61,14 +63,7 @@ impl CpuBackend {
                 ["features", "lesions"],
                 best,
             )?,
-            head: Model::load(
-                &zoo.multitask_head(),
-                "identification head",
-                "pyramid",
-                kernels::pyramid::CELLS * 8,
-                ["covid"],
-                best,
-            )?,
+            head: Head::load(zoo)?,
             lanes: Lanes::new(threads.clamp(1, THREADS_MAX)),
         })
     }
@@ -178,10 +173,7 @@ impl Backend for CpuBackend {
             pool.merge(&other)?;
         }
         let pyramid = pool.finish()?;
-        let mut covid = self.lanes.with(|lane| self.head.vector(&pyramid, lane))?;
-        check(self.head.name, covid.len(), 1)?;
-        sigmoid(&mut covid, self.head.name)?;
-        Ok(covid[0])
+        self.head.probability(&pyramid)
     }
 }
 
