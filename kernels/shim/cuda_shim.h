@@ -41,11 +41,11 @@ namespace shim {
 struct Position {
     uint3 thread;
     uint3 block;
-    dim3 block_size;
-    dim3 grid_size;
+    uint3 block_size;
+    uint3 grid_size;
 };
 
-extern __thread Position position __attribute__((tls_model("initial-exec")));
+extern __thread Position position;
 
 // Barriers: return when all threads concerned have come. `line` is the place in the source, which must be the same
 // for all. The warp's version gives each thread's word to all (until the warp's next meeting).

@@ -1,8 +1,8 @@
 //! One slice through a network, on one thread: our engine on every instruction set that the processor has, against `rten`, interleaved.
 //!
 //! `cargo bench -p engine --bench slice -- [MODEL ROWS COLUMNS]`; without a model the zoo's lung net at 180 × 180 and its multitask net at 110 × 150.
-//! Prints CPU time a slice (median), the largest difference of an output, and each layer's share of the peak of multiply-adds that this core
-//! reaches just then.
+//! Prints CPU time a slice (median), the largest difference of an output, each layer's share of the peak of multiply-adds that this core
+//! reaches just then, and how long one slice takes when several threads share it.
 //!
 //! `--serve ENGINE MODEL ROWS COLUMNS` (ENGINE: `ours`, `rten`) is one engine for `slice.py` beside this file, which adds onnxruntime and
 //! OpenVINO: for each number read it runs so many slices and answers with their mean CPU time in ms.
@@ -81,6 +81,35 @@ fn compare(path: &Path, [rows, columns]: [usize; 2]) {
         );
     }
     layers(&mut ours[0].1, &input, dims);
+    latency(path, &input, dims);
+}
+
+/// Wall time of one slice by one thread and by several, in turn; the shares of a busy machine are in the ratio, the least is of a quiet moment.
+fn latency(path: &Path, input: &[f32], dims: [usize; 3]) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let probe = |threads| Probe::load(path, instruction_sets()[0]).unwrap().with_threads(threads);
+    let mut runs: Vec<(usize, Probe, Vec<f64>)> =
+        (1..=cores).map(|threads| (threads, probe(threads), Vec::new())).collect();
+    for _ in 0..10 * ROUNDS {
+        for (_, probe, times) in &mut runs {
+            let start = std::time::Instant::now();
+            probe.run(input, dims).unwrap();
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let alone = runs[0].2.clone();
+    for (threads, probe, times) in &mut runs {
+        let mut ratios: Vec<f64> = times.iter().zip(&alone).map(|(time, alone)| time / alone).collect();
+        let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
+        println!(
+            "  one slice by {threads} threads: {:.2} ms, least {:.2} ms; {:.2} of one thread's, least to least {:.2}; activations {:.1} MiB",
+            median(&mut times.clone()),
+            least(times),
+            median(&mut ratios),
+            least(times) / least(&alone),
+            probe.workspace_bytes() as f64 / f64::from(1 << 20)
+        );
+    }
 }
 
 /// A network on rten, on one thread.

@@ -21,6 +21,7 @@ pub mod job;
 mod labels;
 pub mod limits;
 mod prepare;
+pub mod tensorrt;
 pub mod zoo;
 
 pub use analysis::{Analysis, AnalysisError, Analyzer, Box3, SpacingMm, Timings};

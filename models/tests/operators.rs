@@ -123,6 +123,13 @@ impl Case {
     }
 }
 
+/// The bits of all outputs, by so many threads.
+fn bits(file: &[u8], set: &str, threads: usize, input: &[f32], dims: [usize; 3]) -> Vec<u32> {
+    let mut probe = Probe::new(file, set).unwrap().with_threads(threads);
+    let outputs = probe.run(input, dims).unwrap();
+    outputs.iter().flatten().map(|v| v.to_bits()).collect()
+}
+
 fn linear() -> Vec<(&'static str, Attribute)> {
     let mode = Attribute::Text("half_pixel");
     vec![("mode", Attribute::Text("linear")), ("coordinate_transformation_mode", mode)]
@@ -316,6 +323,77 @@ fn large_maps_are_the_same_in_strips() {
         let sum = case.add(&up, &skip);
         let last = case.conv(&sum, 1, &Window::square(1, 1, 0), false, false);
         case.check(&input, dims, &[&last, &skip], &format!("{channels} channels, {h} x {w}"));
+    }
+}
+
+/// Bits, not tolerances: an output's multiply-adds have one order, however the map is cut. Large enough that steps are shared.
+#[test]
+#[cfg_attr(miri, ignore = "too long under Miri")]
+fn any_number_of_threads_gives_the_same_bits() {
+    let mut cases = Vec::new();
+    // The paper's kind: 8 channels in pairs, skips, and half precision on a map of a few pixels.
+    let dims = [1, 101, 93];
+    let (mut case, x, input) = Case::new(501, 1, dims, 2);
+    let x = case.conv(&x, 8, &Window::square(3, 1, 1), false, true);
+    let pre = case.norm(&x);
+    let pre = case.relu(&pre);
+    let a = case.conv(&pre, 8, &Window::square(3, 1, 1), false, true);
+    let b = case.conv(&a, 40, &Window::square(3, 1, 1), false, true);
+    let low = case.pool(&b, &Window { ceil: true, ..Window::square(2, 2, 0) });
+    let low = case.pool(&low, &Window::square(9, 7, 4));
+    let low = case.conv(&low, 200, &Window::square(3, 1, 1), true, true);
+    let low = case.conv(&low, 40, &Window::square(1, 1, 0), true, true);
+    let up = case.resize_like(&low, &b);
+    let sum = case.add(&up, &b);
+    cases.push((case.file.bytes(4, &[&sum.name, &a.name]), input, dims));
+    // ResNet's kind: 7 x 7, strides, 1 x 1, without pairs; and a concatenation.
+    let (mut case, x, input) = Case::new(502, 1, dims, 2);
+    let x = case.conv(&x, 64, &Window::square(7, 2, 3), false, true);
+    let a = case.conv(&x, 24, &Window::square(3, 1, 1), false, true);
+    let joined = case.concat(&a, &x);
+    let b = case.conv(&joined, 48, &Window::square(1, 1, 0), false, true);
+    let c = case.conv(&b, 80, &Window::square(3, 2, 1), true, true);
+    let d = case.conv(&b, 80, &Window::square(1, 2, 0), true, true);
+    let sum = case.add(&c, &d);
+    cases.push((case.file.bytes(4, &[&sum.name, &joined.name]), input, dims));
+    // A volume.
+    let dims = [9, 21, 23];
+    let (mut case, x, input) = Case::new(503, 2, dims, 3);
+    let x = case.conv(&x, 17, &Window::cube(3, 1, 1), false, true);
+    let low = case.pool(&x, &Window::cube(2, 2, 0));
+    let low = case.conv(&low, 17, &Window::cube(3, 1, 1), false, true);
+    let up = case.resize_like(&low, &x);
+    let joined = case.concat(&up, &x);
+    let y = case.conv(&joined, 16, &Window::cube(3, 1, 1), false, true);
+    cases.push((case.file.bytes(5, &[&y.name]), input, dims));
+    for (at, (file, input, dims)) in cases.iter().enumerate() {
+        for set in instruction_sets() {
+            let one = bits(file, set, 1, input, *dims);
+            for threads in [2, 3, 5] {
+                assert!(
+                    one == bits(file, set, threads, input, *dims),
+                    "network {at}, {set}: {threads} threads"
+                );
+            }
+        }
+    }
+}
+
+/// Found in review: a concatenation left what another layer had written in the lanes past the last channel.
+#[test]
+fn lanes_without_a_channel_hold_zeros() {
+    for (first, second) in [(3, 2), (9, 4), (16, 5), (17, 3)] {
+        let dims = [1, 5, 7];
+        let (mut case, x, input) = Case::new(480, 2, dims, 2);
+        let a = case.conv(&x, first, &Window::square(3, 1, 1), false, true);
+        let b = case.conv(&x, second, &Window::square(1, 1, 0), false, true);
+        let low = case.pool(&a, &Window::square(2, 1, 0));
+        let joined = case.concat(&a, &b);
+        let bytes = case.file.bytes(4, &[&low.name, &joined.name]);
+        for set in instruction_sets() {
+            let mut probe = Probe::new(&bytes, set).unwrap();
+            assert_eq!(probe.unused_lanes(&input, dims).unwrap(), 0.0, "{first} + {second} channels, {set}");
+        }
     }
 }
 

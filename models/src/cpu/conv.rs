@@ -58,12 +58,54 @@ pub(super) struct From<'a> {
     pub(super) layout: &'a Layout,
 }
 
-/// A map that is written.
+/// A map that is written, or consecutive rows of one.
 pub(super) struct Into<'a> {
-    /// The buffer.
+    /// The buffer, or the part of it with these rows.
     pub(super) values: &'a mut [f32],
-    /// Its layout.
+    /// Layout of the map.
     pub(super) layout: &'a Layout,
+    /// Where `values` start in the buffer.
+    pub(super) start: usize,
+}
+
+impl<'a> Into<'a> {
+    /// Where a row starts in `values`, its margin included.
+    pub(super) fn row_start(&self, row: usize) -> usize {
+        self.layout.row_start(row) - self.start
+    }
+
+    /// Where the first pixel of a row is in `values`.
+    pub(super) fn row(&self, row: usize) -> usize {
+        self.layout.row(row) - self.start
+    }
+
+    /// Cuts a map that keeps all its rows before `row`.
+    fn split(self, row: usize) -> (Self, Self) {
+        let Self { values, layout, start } = self;
+        assert!(layout.capacity >= layout.rows(), "a map that is cut keeps all rows");
+        let at = row * layout.row_len() - start;
+        let (above, below) = values.split_at_mut(at);
+        (Self { values: above, layout, start }, Self { values: below, layout, start: start + at })
+    }
+
+    /// Fails unless `values` hold these rows.
+    fn check(&self, rows: &Range<usize>) {
+        let Self { values, layout, start } = self;
+        // Rows of a ring may lie anywhere in it.
+        let ring = *start == 0 && layout.len() <= values.len();
+        let part = rows.end <= layout.capacity
+            && layout.row_start(rows.start) >= *start
+            && layout.row_start(rows.end - 1) + layout.row_len() <= start + values.len();
+        assert!(ring || part, "rows of a buffer");
+    }
+
+    /// Makes the margins of rows that were just written.
+    pub(super) fn seal(&mut self, rows: Range<usize>) {
+        for row in rows {
+            let start = self.row_start(row);
+            self.layout.seal(&mut self.values[start..start + self.layout.row_len()]);
+        }
+    }
 }
 
 /// What is done with a sum before it is written.
@@ -119,21 +161,26 @@ impl Conv {
         self.inputs * outputs * self.window.size.iter().product::<usize>()
     }
 
-    /// The kernels for a step of `rows` rows.
+    /// The kernels for `rows` rows of the output. The order of an output's multiply-adds doesn't depend on `rows`.
     pub(super) fn tiles(&self, from: &Layout, to: &Layout, rows: usize, kernels: &Kernels) -> Tiles {
-        let width = self.window.size[2];
-        let narrow = self.window.stride[2] == 1 && matches!(width, 1 | 3);
+        let (width, stride) = (self.window.size[2], self.window.stride[2]);
         let half = matches!(self.panels, Panels::Half(_));
         let source = match (from.pairs, to.pairs) {
             (true, true) => Source::Pair,
             (false, true) => Source::Two,
             (_, false) => Source::Plain,
         };
-        let width = if narrow { width } else { 0 };
-        let segments = segments(from, to);
-        Tiles(segments.map(|segment| {
+        let (width, stride) = match (width, stride) {
+            (1 | 3, 1) => (width, 1),
+            (_, 1) if !half => (0, 1),
+            (_, 2) => (0, 2),
+            _ => (0, 0),
+        };
+        let any = Shape { source, half, width, stride, sums: 0, rows: 0, pixels: 0 };
+        Tiles(segments(from, to).map(|segment| {
             let segment = segment?;
-            let (shape, kernel) = choose(source, half, width, rows, segment.len, kernels)?;
+            let (whole, _) = choose(any, &[1, 3], to.rows(), segment.len, kernels)?;
+            let (shape, kernel) = choose(any, &[whole.sums], rows, segment.len, kernels)?;
             Some((segment, shape, kernel))
         }))
     }
@@ -142,13 +189,13 @@ impl Conv {
     pub(super) fn run(
         &self,
         from: From<'_>,
-        mut ends: Ends<'_>,
+        ends: &mut Ends<'_>,
         rows: Range<usize>,
         tiles: &Tiles,
         taps: &mut Vec<Tap>,
     ) {
         for (segment, shape, kernel) in tiles.0.iter().flatten() {
-            self.check(&from, &ends, segment, shape);
+            self.check(&from, ends, &rows, segment, shape);
             let heights = self.window.size[0] * self.window.size[1];
             let dims = ends.output().dims;
             taps.clear();
@@ -157,7 +204,7 @@ impl Conv {
             firsts().for_each(|first| self.taps(from.layout, dims, first, shape.rows, taps));
             for block in 0..self.blocks {
                 for (first, taps) in firsts().zip(taps.chunks_exact(heights)) {
-                    self.row(&from, &mut ends, block, first, (segment, shape, *kernel), taps);
+                    self.row(&from, ends, block, first, (segment, shape, *kernel), taps);
                 }
             }
         }
@@ -173,7 +220,7 @@ impl Conv {
         (segment, shape, kernel): (&Segment, &Shape, TileFn),
         taps: &[Tap],
     ) {
-        let rows = |layout: &Layout| row_offsets(layout, block, first, shape.rows);
+        let rows = |layout: &Layout, start: usize| row_offsets(layout, start, block, first, shape.rows);
         let lanes = block * LANES..(block + 1) * LANES;
         let panel = block * self.panel_len..(block + 1) * self.panel_len;
         let mut tile = Tile {
@@ -192,11 +239,11 @@ impl Conv {
                 Panels::Half(values) => Panel::Half(&values.values()[panel]),
             },
             bias: &self.bias[lanes.clone()],
-            residual: ends.residual.as_ref().map(|r| (r.values, rows(r.layout))),
+            residual: ends.residual.as_ref().map(|r| (r.values, rows(r.layout, 0))),
             relu: ends.relu,
-            raw: ends.raw.as_mut().map(|to| Target { rows: rows(to.layout), values: to.values }),
+            raw: ends.raw.as_mut().map(|to| Target { rows: rows(to.layout, to.start), values: to.values }),
             second: ends.second.as_mut().map(|(to, scale, shift, relu)| Second {
-                to: Target { rows: rows(to.layout), values: to.values },
+                to: Target { rows: rows(to.layout, to.start), values: to.values },
                 scale: &scale[lanes.clone()],
                 shift: &shift[lanes.clone()],
                 relu: *relu,
@@ -237,7 +284,7 @@ impl Conv {
     }
 
     /// Proves what the micro-kernel trusts: no index leaves its row, and every row is inside its buffer.
-    fn check(&self, from: &From<'_>, ends: &Ends<'_>, segment: &Segment, shape: &Shape) {
+    fn check(&self, from: &From<'_>, ends: &Ends<'_>, rows: &Range<usize>, segment: &Segment, shape: &Shape) {
         let layout = from.layout;
         let window = &self.window;
         assert!(
@@ -251,22 +298,49 @@ impl Conv {
             + (layout.per_block() - 1) * layout.channel_step();
         let pair = usize::from(shape.source == Source::Pair);
         assert!(last + pair + (layout.left - window.before[2]) * LANES < layout.block_step(), "right margin");
-        assert!(shape.pixels <= segment.len && shape.rows <= ROWS_MAX, "tile of a convolution");
-        let fits = |layout: &Layout, len: usize| {
+        assert!(
+            shape.pixels <= segment.len && shape.rows <= ROWS_MAX.min(rows.len()),
+            "tile of a convolution"
+        );
+        let fits = |layout: &Layout| {
             let end = segment.output_at + segment.len * LANES + layout.left * LANES;
             assert!(end <= layout.block_step() && layout.blocks() == self.blocks, "output of a convolution");
-            assert!(layout.len() <= len, "buffer of a convolution");
         };
-        ends.residual.iter().for_each(|r| fits(r.layout, r.values.len()));
-        ends.raw.iter().for_each(|to| fits(to.layout, to.values.len()));
-        if let Some((to, scale, shift, _)) = &ends.second {
-            fits(to.layout, to.values.len());
+        if let Some(residual) = &ends.residual {
+            fits(residual.layout);
+            assert!(residual.layout.len() <= residual.values.len(), "residual of a convolution");
+        }
+        for to in ends.raw.iter().chain(ends.second.as_ref().map(|second| &second.0)) {
+            fits(to.layout);
+            to.check(rows);
+        }
+        if let Some((_, scale, shift, _)) = &ends.second {
             assert!(scale.len().min(shift.len()) >= self.blocks * LANES, "scale of a second output");
         }
     }
 }
 
-impl Ends<'_> {
+impl<'a> Ends<'a> {
+    /// Cuts maps that keep all their rows before `row`.
+    pub(super) fn split(self, row: usize) -> (Self, Self) {
+        let (raw, raw_below) = self.raw.map(|to| to.split(row)).unzip();
+        let (second, second_below) = self
+            .second
+            .map(|(to, scale, shift, relu)| {
+                let (above, below) = to.split(row);
+                ((above, scale, shift, relu), (below, scale, shift, relu))
+            })
+            .unzip();
+        let Self { residual, relu, .. } = self;
+        (Self { residual, relu, raw, second }, Self { residual, relu, raw: raw_below, second: second_below })
+    }
+
+    /// Makes the margins of rows that were just written.
+    pub(super) fn seal(&mut self, rows: &Range<usize>) {
+        let second = self.second.as_mut().map(|second| &mut second.0);
+        self.raw.iter_mut().chain(second).for_each(|to| to.seal(rows.clone()));
+    }
+
     /// Layout of what is written.
     fn output(&self) -> &Layout {
         let second = self.second.as_ref().map(|(to, ..)| to.layout);
@@ -291,10 +365,10 @@ pub(super) fn by_lane(values: &[f32], pairs: bool) -> Vec<f32> {
 }
 
 /// Where each row of a tile has its first pixel.
-fn row_offsets(layout: &Layout, block: usize, first: usize, count: usize) -> [usize; ROWS_MAX] {
+fn row_offsets(layout: &Layout, start: usize, block: usize, first: usize, count: usize) -> [usize; ROWS_MAX] {
     let mut rows = [0; ROWS_MAX];
     for (r, slot) in rows.iter_mut().enumerate().take(count) {
-        *slot = layout.row(first + r) + block * layout.block_step();
+        *slot = layout.row(first + r) - start + block * layout.block_step();
     }
     rows
 }
@@ -314,30 +388,26 @@ fn segments(from: &Layout, to: &Layout) -> [Option<Segment>; 2] {
     }
 }
 
-/// The kernel that is expected to take the least time for `rows` × `len` outputs.
-fn choose(
-    source: Source,
-    half: bool,
-    width: usize,
-    rows: usize,
-    len: usize,
-    kernels: &Kernels,
-) -> Option<(Shape, TileFn)> {
+/// The kernel that is expected to take the least time for `rows` × `len` outputs, with one of these numbers of sums an output.
+fn choose(any: Shape, sums: &[usize], rows: usize, len: usize, kernels: &Kernels) -> Option<(Shape, TileFn)> {
     let mut best: Option<(f64, Shape, TileFn)> = None;
-    for tile_rows in 1..=rows.min(ROWS_MAX) {
-        for pixels in 1..=len.min(12) {
-            let shape = Shape { source, half, width, rows: tile_rows, pixels };
-            let Some(kernel) = (kernels.tile)(shape) else { continue };
-            // Cycles for one input channel and tap: two multiply-adds each, four until a sum can be added to again; the loads of weights.
-            let horizontal = width.max(1) as f64;
-            let sums = (tile_rows * pixels) as f64;
-            let cycles = (0.5 * horizontal * sums).max(4.0 * horizontal.min(2.0))
-                + 0.4 * tile_rows as f64
-                + horizontal * if half { 1.5 } else { 0.6 };
-            let tiles = rows.div_ceil(tile_rows) * len.div_ceil(pixels);
-            let cost = tiles as f64 * cycles;
-            if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
-                best = Some((cost, shape, kernel));
+    for &sums in sums {
+        for tile_rows in 1..=rows.min(ROWS_MAX) {
+            for pixels in 1..=len.min(12) {
+                let shape = Shape { sums, rows: tile_rows, pixels, ..any };
+                let Some(kernel) = (kernels.tile)(shape) else { continue };
+                // Cycles for one input channel and tap: two multiply-adds each, four until a sum can be added to again; the loads of weights.
+                let horizontal = any.width.max(1) as f64;
+                let outputs = (tile_rows * pixels) as f64;
+                let waiting = if sums == 1 { 4.0 * horizontal } else { 8.0 };
+                let cycles = (0.5 * horizontal * outputs).max(waiting)
+                    + 0.4 * tile_rows as f64
+                    + horizontal * if any.half { 1.5 } else { 0.6 };
+                let tiles = rows.div_ceil(tile_rows) * len.div_ceil(pixels);
+                let cost = tiles as f64 * cycles;
+                if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                    best = Some((cost, shape, kernel));
+                }
             }
         }
     }

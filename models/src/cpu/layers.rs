@@ -3,7 +3,7 @@
 //! Owns: which source rows make a row. Never does: the arithmetic over lanes; that is in `rows`.
 
 use super::buffer::Aligned;
-use super::conv::{Ends, From};
+use super::conv::{Ends, From, Into};
 use super::layout::{LANES, Layout};
 use super::plan::{Plan, Vertical, reach, written};
 use super::rows::{Blend, Finish, SecondRow, Weighted};
@@ -112,34 +112,55 @@ fn two((first, second, weight): (usize, usize, f32)) -> [(usize, f32); 2] {
 }
 
 fn finish(kernels: &Kernels, ends: &mut Ends<'_>, values: &[f32], block: usize, row: usize) {
-    let at = |layout: &Layout| layout.row(row) + block * layout.block_step();
     let lanes = block * LANES..(block + 1) * LANES;
+    let at = |to: &Into<'_>| to.row(row) + block * to.layout.block_step();
     let mut args = Finish {
         values,
-        residual: ends.residual.as_ref().map(|r| &r.values[at(r.layout)..]),
+        residual: ends.residual.map(|r| &r.values[r.layout.row(row) + block * r.layout.block_step()..]),
         relu: ends.relu,
-        raw: ends.raw.as_mut().map(|to| &mut to.values[at(to.layout)..]),
-        second: ends.second.as_mut().map(|(to, scale, shift, relu)| SecondRow {
-            to: &mut to.values[at(to.layout)..],
-            scale: &scale[lanes.clone()],
-            shift: &shift[lanes.clone()],
-            relu: *relu,
+        raw: ends.raw.as_mut().map(|to| {
+            let at = at(to);
+            &mut to.values[at..]
+        }),
+        second: ends.second.as_mut().map(|(to, scale, shift, relu)| {
+            let at = at(to);
+            SecondRow {
+                to: &mut to.values[at..],
+                scale: &scale[lanes.clone()],
+                shift: &shift[lanes.clone()],
+                relu: *relu,
+            }
         }),
     };
     // SAFETY: the kernels are this processor's.
     unsafe { (kernels.finish)(&mut args) };
 }
 
-/// One block of a row of several maps, one after the other.
+/// One block of a row of several maps, one after the other; zeros in lanes that no channel has, for they are read where all lanes of a pixel
+/// are: a number that was left there by another map could be refused as none.
 fn concat<'a>(maps: impl Iterator<Item = From<'a>>, to: &Layout, block: usize, row: usize, out: &mut [f32]) {
     let wanted = block * to.per_block()..(block + 1) * to.per_block();
     let mut first = 0;
+    out.fill(0.0);
     for map in maps {
         let layout = map.layout;
         let start = layout.row(row);
-        for channel in wanted.start.max(first)..wanted.end.min(first + layout.channels) {
-            for x in 0..to.dims[2] {
-                out[to.at(channel % to.per_block(), x)] = map.values[start + layout.at(channel - first, x)];
+        let (begin, end) = (wanted.start.max(first), wanted.end.min(first + layout.channels));
+        if begin == wanted.start
+            && end == wanted.end
+            && !layout.pairs
+            && !to.pairs
+            && (begin - first) % LANES == 0
+        {
+            // A whole block of one map.
+            let at = start + layout.at(begin - first, 0);
+            out.copy_from_slice(&map.values[at..at + out.len()]);
+        } else {
+            for channel in begin..end {
+                for x in 0..to.dims[2] {
+                    out[to.at(channel % to.per_block(), x)] =
+                        map.values[start + layout.at(channel - first, x)];
+                }
             }
         }
         first += layout.channels;

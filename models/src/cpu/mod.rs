@@ -1,22 +1,24 @@
 //! The processor's engine: our own, one slice a core, batch 1.
 //!
-//! Owns: the loaded networks and one workspace a lane. Never does: keep a feature map; rows of features go into the lane's own pyramid as
-//! they leave the backbone, and are forgotten.
+//! Owns: the loaded networks, the lanes. Never does: keep a feature map; rows of features go into the lane's own pyramid as they leave the
+//! backbone, and are forgotten.
 //!
 //! One slice a thread beats several threads a slice: the lower levels of the nets are too small to share, and a slice's activations stay in a
-//! core's cache.
+//! core's cache. Several threads take a slice only when slices are fewer than lanes (`lanes` decides). The bits are the same.
 //!
 //! ```text
 //! file ─ onnx ─▶ nodes ─ fuse ──▶ fused layers ─ conv ─▶ packed weights ┐
 //!                                      └─ plan (once a size) ─▶ steps ──┴─ net ─▶ rows of the outputs
-//!                                                       tile, rows: the arithmetic, compiled by simd for each instruction set
+//!                                                       micro, rows: the arithmetic, compiled by simd for each instruction set
 //! ```
 
 mod buffer;
 mod conv;
 mod head;
+mod lanes;
 mod layers;
 mod layout;
+mod micro;
 mod net;
 mod plan;
 pub mod probe;
@@ -26,7 +28,6 @@ mod tile;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use kernels::PyramidPool;
 
@@ -35,6 +36,7 @@ use crate::graph::SizeError;
 use crate::limits::THREADS_MAX;
 use crate::zoo::Zoo;
 pub(crate) use head::Head;
+use lanes::{Lane, Lanes};
 use net::{Net, Workspace};
 use simd::Kernels;
 
@@ -82,7 +84,8 @@ impl CpuBackend {
             let channels = self.slices.net.channels(self.slices.outputs[0]);
             let pool = pool
                 .get_or_insert_with(|| PyramidPool::new(channels, slice.rows(), slice.columns(), crop.len()));
-            let mut lesions = self.lanes.with(|lane| self.slice(slice, index, pool, lane))?;
+            let left = crop.len() - index;
+            let mut lesions = self.lanes.with(left, |lane| self.slice(slice, index, pool, lane))?;
             sigmoid(&mut lesions, self.slices.name)?;
             emit(index, &lesions);
         }
@@ -94,7 +97,7 @@ impl CpuBackend {
         slice: &Plane<'_>,
         index: usize,
         pool: &mut PyramidPool,
-        lane: &mut Workspace,
+        lane: Lane<'_>,
     ) -> Result<Vec<f32>, EngineError> {
         let [features, logits] = self.slices.outputs;
         // Rows of features that are as wide as the slice.
@@ -129,7 +132,8 @@ impl Backend for CpuBackend {
 
     fn lungs(&self, slice: Plane<'_>) -> Result<Vec<f32>, EngineError> {
         let mut lungs = Vec::with_capacity(slice.rows() * slice.columns());
-        self.lanes.with(|lane| {
+        let left = self.lanes.expected();
+        self.lanes.with(left, |lane| {
             self.lungs.run(&slice, lane, &mut |row| {
                 if row.output == self.lungs.outputs[0] {
                     row.append(0, &mut lungs);
@@ -148,12 +152,9 @@ impl Backend for CpuBackend {
             let handles: Vec<_> = (0..workers)
                 .map(|_| {
                     scope.spawn(|| {
-                        let pool = self.work(crop, &next, emit);
-                        if pool.is_err() {
-                            // The others stop at their next slice.
-                            next.store(crop.len(), Ordering::Relaxed);
-                        }
-                        pool
+                        // When one ends, no slice is left, or it failed or panicked: the others stop at their next slice.
+                        let _stop = Stop { next: &next, count: crop.len() };
+                        self.work(crop, &next, emit)
                     })
                 })
                 .collect();
@@ -174,6 +175,18 @@ impl Backend for CpuBackend {
         }
         let pyramid = pool.finish()?;
         self.head.probability(&pyramid)
+    }
+}
+
+/// Takes all slices that are left.
+struct Stop<'a> {
+    next: &'a AtomicUsize,
+    count: usize,
+}
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.next.store(self.count, Ordering::Relaxed);
     }
 }
 
@@ -221,12 +234,13 @@ impl<const N: usize> Model<N> {
     fn run(
         &self,
         slice: &Plane<'_>,
-        lane: &mut Workspace,
+        lane: Lane<'_>,
         take: &mut dyn FnMut(net::Row<'_>),
     ) -> Result<(), EngineError> {
         let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
-        let plan = self.net.plan([1, slice.rows(), slice.columns()]).map_err(fail)?;
-        self.net.run(&plan, lane, &|_, row, out| out(slice.row(row)), take);
+        let Lane { workspace, threads_max, threads } = lane;
+        let plan = self.net.plan([1, slice.rows(), slice.columns()], threads_max).map_err(fail)?;
+        self.net.run(&plan, workspace, threads, &|_, row, out| out(slice.row(row)), take);
         Ok(())
     }
 
@@ -234,9 +248,10 @@ impl<const N: usize> Model<N> {
     fn vector(&self, values: &[f32], lane: &mut Workspace) -> Result<Vec<f32>, EngineError> {
         let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
         check(self.name, values.len(), self.net.input_channels())?;
-        let plan = self.net.plan([1, 1, 1]).map_err(fail)?;
+        let plan = self.net.plan([1, 1, 1], 1).map_err(fail)?;
         let mut result = Vec::new();
-        self.net.run(&plan, lane, &|channel, _, out| out(&values[channel..=channel]), &mut |row| {
+        let input: net::Input<'_> = &|channel, _, out| out(&values[channel..=channel]);
+        self.net.run(&plan, lane, &|| 1, input, &mut |row| {
             if row.output == self.outputs[0] {
                 (0..row.layout.channels).for_each(|channel| row.append(channel, &mut result));
             }
@@ -245,36 +260,28 @@ impl<const N: usize> Model<N> {
     }
 }
 
-/// The lanes: workspaces, lent to one caller each. A caller waits while all are lent, which bounds the activations in memory.
-struct Lanes {
-    count: usize,
-    free: Mutex<Vec<Workspace>>,
-    returned: Condvar,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zoo::Zoo;
 
-impl Lanes {
-    fn new(count: usize) -> Self {
-        let free = (0..count).map(|_| Workspace::default()).collect();
-        Self { count, free: Mutex::new(free), returned: Condvar::new() }
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut Workspace) -> T) -> T {
-        /// Gives the lane back even if the work panics; a workspace is valid whatever it holds.
-        struct Lent<'a>(&'a Lanes, Workspace);
-        impl Drop for Lent<'_> {
-            fn drop(&mut self) {
-                // The list is valid after any panic: push and pop are its only changes.
-                let lane = std::mem::take(&mut self.1);
-                self.0.free.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
-                self.0.returned.notify_one();
-            }
-        }
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free =
-            self.returned.wait_while(free, |free| free.is_empty()).unwrap_or_else(PoisonError::into_inner);
-        let lane = free.pop().expect("waited until a lane was free");
-        drop(free);
-        let mut lent = Lent(self, lane);
-        work(&mut lent.1)
+    /// Found in review: the other workers went on through the whole study.
+    #[test]
+    #[cfg_attr(miri, ignore = "too long under Miri")]
+    fn a_panic_of_one_worker_stops_the_others() {
+        let zoo = Zoo::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny")).unwrap();
+        let engine = CpuBackend::load(&zoo, 2).unwrap();
+        let values = vec![0.5; 24 * 24];
+        let crop = vec![Plane::new(&values, 24, 24, 24); 2_000];
+        let emitted = AtomicUsize::new(0);
+        let run = std::panic::AssertUnwindSafe(|| {
+            engine.multitask(&crop, &|index, _| {
+                emitted.fetch_add(1, Ordering::Relaxed);
+                assert_ne!(index, 3, "as asked by the test");
+            })
+        });
+        assert!(std::panic::catch_unwind(run).is_err());
+        let emitted = emitted.into_inner();
+        assert!(emitted < crop.len() / 2, "{emitted} slices after a panic at slice 3");
     }
 }

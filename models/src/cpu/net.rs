@@ -1,6 +1,7 @@
 //! A network that is ready to run: its layers, its packed weights, its plans.
 //!
-//! Owns: the plans of the sizes seen last, and running them. Never does: threads; a caller brings a [`Workspace`] of its own.
+//! Owns: the plans of the sizes seen last, and running them; threads for the parts of a step, if the caller has any to spare. Never does:
+//! share a [`Workspace`]; a caller brings its own.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use super::buffer::Aligned;
 use super::conv::{Conv, Ends, From, Into, by_lane};
 use super::layers::Rows;
 use super::layout::{LANES, Layout};
-use super::plan::{Plan, Step, written};
+use super::plan::{Part, Plan, Step, written};
 use super::rows::Weighted;
 use super::simd::Kernels;
 use super::tile::Tap;
@@ -19,8 +20,8 @@ use crate::graph::limits::MODEL_BYTES_MAX;
 use crate::graph::onnx::OnnxError;
 use crate::graph::{Graph, Layer, Op, SizeError, ValueId};
 
-/// Plans that are kept: several studies of different sizes may arrive at once.
-const PLANS_MAX: usize = 4;
+/// Plans that are kept, those used last: several studies of different sizes may arrive at once, each with plans for one thread and several.
+const PLANS_MAX: usize = 8;
 
 /// A loaded network.
 pub(super) struct Net {
@@ -31,18 +32,26 @@ pub(super) struct Net {
     seconds: Vec<(Vec<f32>, Vec<f32>)>,
     pairs: bool,
     kernels: Kernels,
+    /// The one used last comes first.
     plans: Mutex<Vec<Arc<Plan>>>,
 }
 
-/// The buffers of one thread; they grow to what the largest plan needs, and serve any network.
+/// The buffers of a slice; they grow to what the largest plan needs, and serve any network.
 #[derive(Default)]
 pub(super) struct Workspace {
     buffers: Vec<Aligned<f32>>,
-    scratch: [Aligned<f32>; 3],
-    rows: Vec<Weighted>,
-    taps: Vec<Tap>,
+    /// One a thread.
+    scratch: Vec<Scratch>,
     /// Time by layer, if asked for.
     pub(super) profile: Option<Vec<Duration>>,
+}
+
+/// What a thread needs for itself.
+#[derive(Default)]
+struct Scratch {
+    lines: [Aligned<f32>; 3],
+    rows: Vec<Weighted>,
+    taps: Vec<Tap>,
 }
 
 /// Gives the values of a row of the input: (channel, row, where to put them).
@@ -164,28 +173,31 @@ impl Net {
         self.graph.try_vector()
     }
 
-    /// The plan for an input of this depth, height and width.
+    /// The plan for an input of this depth, height and width, to be run by up to `threads` threads.
     ///
     /// # Errors
     /// [`SizeError`].
-    pub(super) fn plan(&self, input: [usize; 3]) -> Result<Arc<Plan>, SizeError> {
-        // A plan is only ever added whole.
+    pub(super) fn plan(&self, input: [usize; 3], threads: usize) -> Result<Arc<Plan>, SizeError> {
+        // A plan is only ever added whole, and moved.
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = plans.iter().position(|plan| plan.input == input) {
-            return Ok(Arc::clone(&plans[at]));
+        if let Some(at) = plans.iter().position(|plan| (plan.input, plan.threads) == (input, threads)) {
+            plans[..=at].rotate_right(1);
+            return Ok(Arc::clone(&plans[0]));
         }
-        let plan = Arc::new(Plan::new(&self.graph, &self.convs, self.pairs, input, &self.kernels)?);
+        let plan = Plan::new(&self.graph, &self.convs, self.pairs, input, threads, &self.kernels)?;
         plans.truncate(PLANS_MAX - 1);
-        plans.insert(0, Arc::clone(&plan));
+        plans.insert(0, Arc::new(plan));
+        let plan = Arc::clone(&plans[0]);
         Ok(plan)
     }
 
-    /// Runs the network. `take` gets the rows of the outputs, each output's
-    /// in order. The result does not depend on the workspace.
+    /// Runs the network. `take` gets the rows of the outputs, each output's in order. The result depends neither on the workspace nor on
+    /// the threads: before each step, `threads` is asked how many it may use, this one included.
     pub(super) fn run(
         &self,
         plan: &Plan,
         workspace: &mut Workspace,
+        threads: &dyn Fn() -> usize,
         input: Input<'_>,
         take: &mut dyn FnMut(Row<'_>),
     ) {
@@ -197,7 +209,7 @@ impl Net {
             let start = workspace.profile.is_some().then(Instant::now);
             match step.layer {
                 None => self.read(plan, workspace, step, input),
-                Some(layer) => self.step(plan, workspace, layer, step),
+                Some(layer) => self.step(plan, workspace, threads, layer, step),
             }
             self.give(plan, workspace, step, take);
             if let (Some(start), Some(profile)) = (start, &mut workspace.profile) {
@@ -268,14 +280,25 @@ impl Net {
         }
     }
 
-    fn step(&self, plan: &Plan, workspace: &mut Workspace, index: usize, step: &Step) {
+    fn step(
+        &self,
+        plan: &Plan,
+        workspace: &mut Workspace,
+        threads: &dyn Fn() -> usize,
+        index: usize,
+        step: &Step,
+    ) {
         let layer = &self.graph.layers[index];
         // What is written is taken out, so that the rest can be read.
         let place = |value: Option<ValueId>| value.and_then(|v| plan.places[v].as_ref());
         let (raw, second) = (place(layer.raw), place(layer.second.as_ref().map(|s| s.value)));
         let mut out = [raw, second].map(|p| p.map(|p| (std::mem::take(&mut workspace.buffers[p.buffer]), p)));
         let mut outputs = out.iter_mut().map(|o| {
-            o.as_mut().map(|(buffer, place)| Into { values: buffer.values_mut(), layout: &place.layout })
+            o.as_mut().map(|(buffer, place)| Into {
+                values: buffer.values_mut(),
+                layout: &place.layout,
+                start: 0,
+            })
         });
         let raw = outputs.next().flatten();
         let (scale, shift) = &self.seconds[index];
@@ -287,30 +310,57 @@ impl Net {
             From { values: buffers[place.buffer].values(), layout: &place.layout }
         };
         let residual = layer.residual.map(from);
-        let mut ends = Ends { residual, relu: layer.relu, raw, second };
-        match (&self.convs[index], &step.tiles) {
+        let ends = Ends { residual, relu: layer.relu, raw, second };
+        let threads = if step.parts.len() > 1 { threads().clamp(1, step.parts.len()) } else { 1 };
+        let mut shares = step.parts.chunks(step.parts.len().div_ceil(threads)).zip(&mut workspace.scratch);
+        let (mine, scratch) = shares.next().expect("a step has parts, a workspace scratch");
+        let work = &|mut ends: Ends<'_>, parts: &[Part], scratch: &mut Scratch| {
+            for part in parts {
+                self.part(plan, index, part, &from, &mut ends, scratch);
+            }
+        };
+        if threads == 1 {
+            work(ends, mine, scratch);
+        } else {
+            std::thread::scope(|scope| {
+                let (first, mut rest) = ends.split(mine[mine.len() - 1].rows.end);
+                for (parts, scratch) in shares {
+                    let (next, below) = rest.split(parts[parts.len() - 1].rows.end);
+                    rest = below;
+                    scope.spawn(move || work(next, parts, scratch));
+                }
+                work(first, mine, scratch);
+            });
+        }
+        for (buffer, place) in out.into_iter().flatten() {
+            workspace.buffers[place.buffer] = buffer;
+        }
+    }
+
+    /// Computes a part of a step.
+    fn part<'a>(
+        &self,
+        plan: &Plan,
+        index: usize,
+        part: &Part,
+        from: &impl Fn(ValueId) -> From<'a>,
+        ends: &mut Ends<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let layer = &self.graph.layers[index];
+        match (&self.convs[index], &part.tiles) {
             (Some(conv), Some(tiles)) => {
-                conv.run(from(layer.source), ends, step.rows.clone(), tiles, &mut workspace.taps);
+                conv.run(from(layer.source), ends, part.rows.clone(), tiles, &mut scratch.taps);
             }
             _ => {
-                let mut work = Rows {
-                    kernels: &self.kernels,
-                    plan,
-                    scratch: &mut workspace.scratch,
-                    rows: &mut workspace.rows,
-                };
-                for row in step.rows.clone() {
-                    work.row(layer, index, &from, &mut ends, row);
+                let Scratch { lines, rows, .. } = scratch;
+                let mut work = Rows { kernels: &self.kernels, plan, scratch: lines, rows };
+                for row in part.rows.clone() {
+                    work.row(layer, index, from, ends, row);
                 }
             }
         }
-        for (mut buffer, place) in out.into_iter().flatten() {
-            let layout = &place.layout;
-            for row in step.rows.clone() {
-                layout.seal(&mut buffer.values_mut()[layout.row_start(row)..][..layout.row_len()]);
-            }
-            workspace.buffers[place.buffer] = buffer;
-        }
+        ends.seal(&part.rows);
     }
 }
 
@@ -323,13 +373,19 @@ impl Workspace {
         for (buffer, &len) in self.buffers.iter_mut().zip(&plan.buffers) {
             buffer.grow(len);
         }
-        // Unpaired, a row is twice as long.
-        self.scratch.iter_mut().for_each(|scratch| scratch.grow(2 * plan.scratch));
+        if self.scratch.len() < plan.threads {
+            self.scratch.resize_with(plan.threads, Scratch::default);
+        }
+        for line in self.scratch[..plan.threads].iter_mut().flat_map(|scratch| &mut scratch.lines) {
+            // Unpaired, a row is twice as long.
+            line.grow(2 * plan.scratch);
+        }
     }
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        self.buffers.iter().chain(&self.scratch).map(|buffer| size_of_val(buffer.values())).sum()
+        let lines = self.scratch.iter().flat_map(|scratch| &scratch.lines);
+        self.buffers.iter().chain(lines).map(|buffer| size_of_val(buffer.values())).sum()
     }
 }
 

@@ -5,6 +5,9 @@
 //! Large maps are computed depth first, a strip of rows at a time: a layer's strip is computed when the next layer asks for it, and a map
 //! keeps only the rows that some layer has yet to read. So what a strip needs stays in the core's cache, and the memory is small. Small
 //! maps, whose weights are larger than they, are computed whole.
+//!
+//! A plan for several threads computes every map whole, and cuts its rows into parts: steps are then long enough to be worth a thread. The
+//! bits are the same.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,6 +24,13 @@ const WHOLE_BYTES: usize = 192 << 10;
 /// Size of a strip of larger ones: a few rows, so that a layer finds its input in the cache, and tiles of several rows fit. From 16 to 100 KiB
 /// the time is the same within 5 %.
 const STRIP_BYTES: usize = 36 << 10;
+/// Multiply-adds of a part: about 50 µs; to start a thread takes 20.
+const PART_WORK: usize = 4_000_000;
+/// Work of a value of layers without multiply-adds, which wait for memory.
+const VALUE_WORK: usize = 16;
+/// Most values of maps that are computed whole for several threads, 128 MiB; larger networks are not shared, but run in strips.
+const SHARED_VALUES_MAX: usize = 1 << 25;
+
 /// Where a value is.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -36,6 +46,15 @@ pub(super) struct Step {
     /// The layer; `None` for the network's input.
     pub(super) layer: Option<usize>,
     /// Rows of its output.
+    pub(super) rows: Range<usize>,
+    /// The rows in parts, of which each thread takes some; one in a plan for one thread.
+    pub(super) parts: Vec<Part>,
+}
+
+/// Rows that one thread computes.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    /// Rows of the output.
     pub(super) rows: Range<usize>,
     /// Kernels of a convolution.
     pub(super) tiles: Option<Tiles>,
@@ -64,6 +83,8 @@ pub(super) struct Tables {
 pub(super) struct Plan {
     /// Depth, height, width of the input.
     pub(super) input: [usize; 3],
+    /// Most parts of a step.
+    pub(super) threads: usize,
     /// What is done in which order.
     pub(super) steps: Vec<Step>,
     /// Where each value is; `None` for those that nothing reads or writes.
@@ -77,7 +98,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Plans a network for an input of this depth, height and width.
+    /// Plans a network for an input of this depth, height and width, to be run by up to so many threads.
     ///
     /// # Errors
     /// [`SizeError`] when sizes don't fit together, or need more than [`VALUES_MAX`] values at once.
@@ -86,12 +107,13 @@ impl Plan {
         convs: &[Option<Conv>],
         pairs: bool,
         input: [usize; 3],
+        threads: usize,
         kernels: &Kernels,
     ) -> Result<Self, SizeError> {
         let mut layouts = layouts(graph, pairs, input)?;
         margins(graph, &mut layouts);
         let tables: Vec<Tables> = (0..graph.layers.len()).map(|l| tables(graph, &layouts, l)).collect();
-        let mut schedule = Schedule::new(graph, &layouts, &tables);
+        let mut schedule = Schedule::new(graph, &layouts, &tables, threads > 1);
         for (_, value) in &graph.outputs {
             schedule.demand(*value, layouts[*value].rows());
         }
@@ -102,12 +124,15 @@ impl Plan {
         let scratch = layouts.iter().map(Layout::block_step).max().unwrap_or(0);
         let (places, buffers) = place(layouts, &lives);
         let needed = buffers.iter().fold(0_usize, |all, &len| all.saturating_add(len));
+        if threads > 1 && needed > SHARED_VALUES_MAX {
+            return Ok(Self { threads, ..Self::new(graph, convs, pairs, input, 1, kernels)? });
+        }
         if needed > VALUES_MAX {
             let what = format!("{needed} values for an input of {input:?}; {VALUES_MAX} are the most");
             return Err(SizeError { layer: "arena".to_owned(), what });
         }
-        let mut plan = Self { input, steps, places, tables, buffers, scratch };
-        plan.tiles(graph, convs, kernels);
+        let mut plan = Self { input, threads, steps, places, tables, buffers, scratch };
+        plan.parts(graph, convs, kernels);
         Ok(plan)
     }
 
@@ -116,17 +141,30 @@ impl Plan {
         &self.places[value].as_ref().expect("a value that is read or written has a place").layout
     }
 
-    fn tiles(&mut self, graph: &Graph, convs: &[Option<Conv>], kernels: &Kernels) {
+    /// Cuts the steps into parts, and chooses the kernels of each.
+    fn parts(&mut self, graph: &Graph, convs: &[Option<Conv>], kernels: &Kernels) {
         let mut known = HashMap::new();
         for at in 0..self.steps.len() {
-            let Step { layer: Some(layer), rows, .. } = &self.steps[at] else { continue };
-            let (layer, count) = (*layer, rows.len());
-            let Some(conv) = &convs[layer] else { continue };
+            let Step { layer, rows, .. } = self.steps[at].clone();
+            let Some(layer) = layer else { continue };
             let (from, to) = (graph.layers[layer].source, written(&graph.layers[layer]));
-            let tiles = *known
-                .entry((layer, count))
-                .or_insert_with(|| conv.tiles(self.layout(from), self.layout(to), count, kernels));
-            self.steps[at].tiles = Some(tiles);
+            let (from, to) = (self.layout(from), self.layout(to));
+            let row_work = match &convs[layer] {
+                Some(conv) => conv.work(to.channels) * to.dims[2],
+                None => to.row_len() * VALUE_WORK,
+            };
+            let count = (rows.len() * row_work / PART_WORK).clamp(1, self.threads);
+            let part_rows = rows.len().div_ceil(count);
+            let parts = rows.clone().step_by(part_rows).map(|first| {
+                let rows = first..(first + part_rows).min(rows.end);
+                let tiles = convs[layer].as_ref().map(|conv| {
+                    *known
+                        .entry((layer, rows.len()))
+                        .or_insert_with(|| conv.tiles(from, to, rows.len(), kernels))
+                });
+                Part { rows, tiles }
+            });
+            self.steps[at].parts = parts.collect();
         }
     }
 }
@@ -202,6 +240,8 @@ struct Schedule<'a> {
     graph: &'a Graph,
     layouts: &'a [Layout],
     tables: &'a [Tables],
+    /// Every map is computed whole.
+    whole: bool,
     steps: Vec<Step>,
     /// Rows done, by layer; the input's are last.
     done: Vec<usize>,
@@ -216,7 +256,7 @@ struct Schedule<'a> {
 }
 
 impl<'a> Schedule<'a> {
-    fn new(graph: &'a Graph, layouts: &'a [Layout], tables: &'a [Tables]) -> Self {
+    fn new(graph: &'a Graph, layouts: &'a [Layout], tables: &'a [Tables], whole: bool) -> Self {
         let count = graph.values.len();
         let mut writers = vec![None; count];
         let mut readers = vec![Vec::new(); count];
@@ -226,7 +266,7 @@ impl<'a> Schedule<'a> {
         }
         let done = vec![0; graph.layers.len() + 1];
         let (capacity, lives) = (vec![0; count], vec![None; count]);
-        Self { graph, layouts, tables, steps: Vec::new(), done, writers, readers, capacity, lives }
+        Self { graph, layouts, tables, whole, steps: Vec::new(), done, writers, readers, capacity, lives }
     }
 
     /// Makes rows `0..rows` of a value.
@@ -236,7 +276,8 @@ impl<'a> Schedule<'a> {
         let layout = &self.layouts[value];
         let all = layout.rows();
         let row_bytes = layout.row_len() * size_of::<f32>();
-        let strip = if all * row_bytes <= WHOLE_BYTES { all } else { (STRIP_BYTES / row_bytes).max(1) };
+        let strip =
+            if self.whole || all * row_bytes <= WHOLE_BYTES { all } else { (STRIP_BYTES / row_bytes).max(1) };
         while self.done[slot] < rows {
             let step = self.done[slot]..(self.done[slot] + strip).min(all);
             if let Some(layer) = layer {
@@ -269,7 +310,7 @@ impl<'a> Schedule<'a> {
             life.end = now;
         }
         self.done[slot] = rows.end;
-        self.steps.push(Step { layer, rows, tiles: None });
+        self.steps.push(Step { layer, rows, parts: Vec::new() });
     }
 
     /// Rows of `value` that a layer reads for rows of its output.

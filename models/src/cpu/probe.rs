@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use super::layout::LANES;
 use super::net::{Net, Workspace};
 use super::simd::{self, Kernels};
 
-/// A network, outside the [`Backend`](crate::Backend), on one thread.
+/// A network, outside the [`Backend`](crate::Backend), on one thread or several.
 pub struct Probe {
     net: Net,
     workspace: Workspace,
+    threads: usize,
 }
 
 /// A layer's part of a run.
@@ -45,7 +47,13 @@ impl Probe {
         let found: Option<Kernels> = simd::available().into_iter().find(|k| k.name == instruction_set);
         let kernels = found.ok_or_else(|| format!("this processor has no {instruction_set}"))?;
         let net = Net::new(bytes, kernels).map_err(|error| error.to_string())?;
-        Ok(Self { net, workspace: Workspace::default() })
+        Ok(Self { net, workspace: Workspace::default(), threads: 1 })
+    }
+
+    /// As it was, but each run is shared among so many threads.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { threads: threads.max(1), ..self }
     }
 
     /// Runs the network on channels × depth × height × width values; returns every output in the same order.
@@ -53,7 +61,7 @@ impl Probe {
     /// # Errors
     /// A size that the network can't take, as text.
     pub fn run(&mut self, input: &[f32], dims: [usize; 3]) -> Result<Vec<Vec<f32>>, String> {
-        let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
+        let plan = self.net.plan(dims, self.threads).map_err(|error| error.to_string())?;
         let voxels: usize = dims.iter().product();
         if input.len() != voxels * self.net.input_channels() {
             return Err(format!(
@@ -66,7 +74,8 @@ impl Probe {
         let read = |channel: usize, row: usize, out: &mut dyn FnMut(&[f32])| {
             out(&input[channel * voxels + row * dims[2]..][..dims[2]]);
         };
-        self.net.run(&plan, &mut self.workspace, &read, &mut |row| {
+        let threads = self.threads;
+        self.net.run(&plan, &mut self.workspace, &|| threads, &read, &mut |row| {
             let (channels, width, rows) = (row.layout.channels, row.layout.dims[2], row.layout.rows());
             let out = &mut outputs[row.output];
             out.resize(channels * rows * width, 0.0);
@@ -76,6 +85,29 @@ impl Probe {
             }
         });
         Ok(outputs)
+    }
+
+    /// The largest magnitude that any output has in a lane without a channel: kernels read whole vectors.
+    ///
+    /// # Errors
+    /// As [`Probe::run`].
+    pub fn unused_lanes(&mut self, input: &[f32], dims: [usize; 3]) -> Result<f32, String> {
+        let plan = self.net.plan(dims, 1).map_err(|error| error.to_string())?;
+        let voxels: usize = dims.iter().product();
+        let read = |channel: usize, row: usize, out: &mut dyn FnMut(&[f32])| {
+            out(&input[channel * voxels + row * dims[2]..][..dims[2]]);
+        };
+        let mut worst = 0.0_f32;
+        self.net.run(&plan, &mut self.workspace, &|| 1, &read, &mut |row| {
+            let layout = row.layout;
+            let used = layout.channels % layout.per_block() * layout.channel_step();
+            let last = &row.values[(layout.blocks() - 1) * layout.block_step()..][..layout.width() * LANES];
+            let unused =
+                last.chunks_exact(LANES).flat_map(|pixel| &pixel[if used == 0 { LANES } else { used }..]);
+            worst =
+                unused.fold(worst, |worst, v| if v.is_nan() { f32::INFINITY } else { worst.max(v.abs()) });
+        });
+        Ok(worst)
     }
 
     /// Time of each layer, each the least of `rounds` runs: other work on the machine only adds to it.
@@ -94,7 +126,7 @@ impl Probe {
             let run = self.run(input, dims);
             let times = self.workspace.profile.take().unwrap_or_default();
             run?;
-            let plan = self.net.plan(dims).map_err(|error| error.to_string())?;
+            let plan = self.net.plan(dims, self.threads).map_err(|error| error.to_string())?;
             for (at, (layer, time, multiply_adds)) in self.net.profile(&plan, &times).into_iter().enumerate()
             {
                 let seconds = time.as_secs_f64();

@@ -12,7 +12,6 @@ struct Avx2;
 
 impl Isa for Avx2 {
     const LANES: usize = 8;
-    const SUMS: usize = 12;
     type V = __m256;
 
     #[inline(always)]

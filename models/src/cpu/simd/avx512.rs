@@ -12,7 +12,6 @@ struct Avx512;
 
 impl Isa for Avx512 {
     const LANES: usize = 16;
-    const SUMS: usize = 24;
     type V = __m512;
 
     #[inline(always)]

@@ -23,8 +23,6 @@ use super::tile::Tile;
 pub(super) trait Isa: Copy {
     /// Values of a vector: a divisor of 16.
     const LANES: usize;
-    /// Most sums that fit the registers beside three weights and an input.
-    const SUMS: usize;
     /// A vector.
     type V: Copy;
     /// Zeros.
@@ -66,6 +64,10 @@ pub(super) struct Shape {
     pub(super) half: bool,
     /// Width of the kernel, 1 or 3 at stride 1; 0 for any width and stride.
     pub(super) width: usize,
+    /// Stride of a kernel of any width: 1, 2, or 0 for any.
+    pub(super) stride: usize,
+    /// Sums of an output: 1, or, at width 3, one for each horizontal position. Bits depend on it.
+    pub(super) sums: usize,
     /// Output rows of a tile.
     pub(super) rows: usize,
     /// Output pixels of a row of a tile.
@@ -131,88 +133,137 @@ pub(super) fn available() -> Vec<Kernels> {
     all
 }
 
-/// The table of an instruction set: `$wrap` compiles a generic kernel for it, for every tile of at most `$most` accumulators.
+/// The table of an instruction set: `$wrap` compiles a generic kernel for it, for every tile of at most `ACCUMULATORS` sums.
 macro_rules! tile_table {
     ($isa:ty, $features:meta) => {
         #[$features]
-        unsafe fn tile<S, W, const K: usize, const R: usize, const T: usize>(
+        unsafe fn tile<S, W, const K: usize, const R: usize, const T: usize, const P: usize, const D: usize>(
             tile: &mut $crate::cpu::tile::Tile<'_>,
         ) where
             S: $crate::cpu::tile::Read,
             W: $crate::cpu::tile::Weight,
         {
             // SAFETY: the caller's promise is the same.
-            unsafe { $crate::cpu::tile::tile::<$isa, S, W, K, R, T>(tile) }
+            unsafe { $crate::cpu::micro::tile::<$isa, S, W, K, R, T, P, D>(tile) }
         }
 
         fn pick(shape: $crate::cpu::simd::Shape) -> Option<$crate::cpu::simd::TileFn> {
             use $crate::cpu::simd::{Shape, Source, TileFn};
             use $crate::cpu::tile::{Full, Half, Pair, Plain, Read, Two, Weight};
-            fn one_row<S: Read, W: Weight, const K: usize>(pixels: usize) -> Option<TileFn> {
+            fn one_row<S: Read, W: Weight, const K: usize, const D: usize>(pixels: usize) -> Option<TileFn> {
                 Some(match pixels {
-                    1 => tile::<S, W, K, 1, 1>,
-                    2 => tile::<S, W, K, 1, 2>,
-                    3 => tile::<S, W, K, 1, 3>,
-                    4 => tile::<S, W, K, 1, 4>,
-                    5 => tile::<S, W, K, 1, 5>,
-                    6 => tile::<S, W, K, 1, 6>,
-                    7 => tile::<S, W, K, 1, 7>,
-                    8 => tile::<S, W, K, 1, 8>,
-                    9 => tile::<S, W, K, 1, 9>,
-                    10 => tile::<S, W, K, 1, 10>,
-                    11 => tile::<S, W, K, 1, 11>,
-                    12 => tile::<S, W, K, 1, 12>,
+                    1 => tile::<S, W, K, 1, 1, 1, D>,
+                    2 => tile::<S, W, K, 1, 2, 1, D>,
+                    3 => tile::<S, W, K, 1, 3, 1, D>,
+                    4 => tile::<S, W, K, 1, 4, 1, D>,
+                    5 => tile::<S, W, K, 1, 5, 1, D>,
+                    6 => tile::<S, W, K, 1, 6, 1, D>,
+                    7 => tile::<S, W, K, 1, 7, 1, D>,
+                    8 => tile::<S, W, K, 1, 8, 1, D>,
+                    9 => tile::<S, W, K, 1, 9, 1, D>,
+                    10 => tile::<S, W, K, 1, 10, 1, D>,
+                    11 => tile::<S, W, K, 1, 11, 1, D>,
+                    12 => tile::<S, W, K, 1, 12, 1, D>,
                     _ => return None,
                 })
             }
             fn rows<S: Read, W: Weight>(rows: usize, pixels: usize) -> Option<TileFn> {
                 Some(match (rows, pixels) {
-                    (1, _) => return one_row::<S, W, 3>(pixels),
-                    (2, 1) => tile::<S, W, 3, 2, 1>,
-                    (2, 2) => tile::<S, W, 3, 2, 2>,
-                    (2, 3) => tile::<S, W, 3, 2, 3>,
-                    (2, 4) => tile::<S, W, 3, 2, 4>,
-                    (2, 5) => tile::<S, W, 3, 2, 5>,
-                    (2, 6) => tile::<S, W, 3, 2, 6>,
-                    (2, 7) => tile::<S, W, 3, 2, 7>,
-                    (2, 8) => tile::<S, W, 3, 2, 8>,
-                    (2, 9) => tile::<S, W, 3, 2, 9>,
-                    (2, 10) => tile::<S, W, 3, 2, 10>,
-                    (2, 11) => tile::<S, W, 3, 2, 11>,
-                    (2, 12) => tile::<S, W, 3, 2, 12>,
-                    (3, 1) => tile::<S, W, 3, 3, 1>,
-                    (3, 2) => tile::<S, W, 3, 3, 2>,
-                    (3, 3) => tile::<S, W, 3, 3, 3>,
-                    (3, 4) => tile::<S, W, 3, 3, 4>,
-                    (3, 5) => tile::<S, W, 3, 3, 5>,
-                    (3, 6) => tile::<S, W, 3, 3, 6>,
-                    (3, 7) => tile::<S, W, 3, 3, 7>,
-                    (3, 8) => tile::<S, W, 3, 3, 8>,
-                    (4, 1) => tile::<S, W, 3, 4, 1>,
-                    (4, 2) => tile::<S, W, 3, 4, 2>,
-                    (4, 3) => tile::<S, W, 3, 4, 3>,
-                    (4, 4) => tile::<S, W, 3, 4, 4>,
-                    (4, 5) => tile::<S, W, 3, 4, 5>,
-                    (4, 6) => tile::<S, W, 3, 4, 6>,
+                    (1, _) => return one_row::<S, W, 3, 1>(pixels),
+                    (2, 1) => tile::<S, W, 3, 2, 1, 1, 1>,
+                    (2, 2) => tile::<S, W, 3, 2, 2, 1, 1>,
+                    (2, 3) => tile::<S, W, 3, 2, 3, 1, 1>,
+                    (2, 4) => tile::<S, W, 3, 2, 4, 1, 1>,
+                    (2, 5) => tile::<S, W, 3, 2, 5, 1, 1>,
+                    (2, 6) => tile::<S, W, 3, 2, 6, 1, 1>,
+                    (2, 7) => tile::<S, W, 3, 2, 7, 1, 1>,
+                    (2, 8) => tile::<S, W, 3, 2, 8, 1, 1>,
+                    (2, 9) => tile::<S, W, 3, 2, 9, 1, 1>,
+                    (2, 10) => tile::<S, W, 3, 2, 10, 1, 1>,
+                    (2, 11) => tile::<S, W, 3, 2, 11, 1, 1>,
+                    (2, 12) => tile::<S, W, 3, 2, 12, 1, 1>,
+                    (3, 1) => tile::<S, W, 3, 3, 1, 1, 1>,
+                    (3, 2) => tile::<S, W, 3, 3, 2, 1, 1>,
+                    (3, 3) => tile::<S, W, 3, 3, 3, 1, 1>,
+                    (3, 4) => tile::<S, W, 3, 3, 4, 1, 1>,
+                    (3, 5) => tile::<S, W, 3, 3, 5, 1, 1>,
+                    (3, 6) => tile::<S, W, 3, 3, 6, 1, 1>,
+                    (3, 7) => tile::<S, W, 3, 3, 7, 1, 1>,
+                    (3, 8) => tile::<S, W, 3, 3, 8, 1, 1>,
+                    (4, 1) => tile::<S, W, 3, 4, 1, 1, 1>,
+                    (4, 2) => tile::<S, W, 3, 4, 2, 1, 1>,
+                    (4, 3) => tile::<S, W, 3, 4, 3, 1, 1>,
+                    (4, 4) => tile::<S, W, 3, 4, 4, 1, 1>,
+                    (4, 5) => tile::<S, W, 3, 4, 5, 1, 1>,
+                    (4, 6) => tile::<S, W, 3, 4, 6, 1, 1>,
                     _ => return None,
                 })
             }
-            let Shape { source, half, width, rows: r, pixels } = shape;
-            if r * pixels > ACCUMULATORS {
+            fn three_sums_of_one_row<S: Read, W: Weight>(pixels: usize) -> Option<TileFn> {
+                Some(match pixels {
+                    1 => tile::<S, W, 3, 1, 1, 3, 1>,
+                    2 => tile::<S, W, 3, 1, 2, 3, 1>,
+                    3 => tile::<S, W, 3, 1, 3, 3, 1>,
+                    4 => tile::<S, W, 3, 1, 4, 3, 1>,
+                    5 => tile::<S, W, 3, 1, 5, 3, 1>,
+                    6 => tile::<S, W, 3, 1, 6, 3, 1>,
+                    7 => tile::<S, W, 3, 1, 7, 3, 1>,
+                    8 => tile::<S, W, 3, 1, 8, 3, 1>,
+                    _ => return None,
+                })
+            }
+            fn three_sums<S: Read, W: Weight>(rows: usize, pixels: usize) -> Option<TileFn> {
+                Some(match (rows, pixels) {
+                    (1, _) => return three_sums_of_one_row::<S, W>(pixels),
+                    (2, 1) => tile::<S, W, 3, 2, 1, 3, 1>,
+                    (2, 2) => tile::<S, W, 3, 2, 2, 3, 1>,
+                    (2, 3) => tile::<S, W, 3, 2, 3, 3, 1>,
+                    (2, 4) => tile::<S, W, 3, 2, 4, 3, 1>,
+                    (3, 1) => tile::<S, W, 3, 3, 1, 3, 1>,
+                    (3, 2) => tile::<S, W, 3, 3, 2, 3, 1>,
+                    (4, 1) => tile::<S, W, 3, 4, 1, 3, 1>,
+                    (4, 2) => tile::<S, W, 3, 4, 2, 3, 1>,
+                    _ => return None,
+                })
+            }
+            // Rows share the weights, which are most of what such kernels read on small maps.
+            fn some_rows<S: Read, W: Weight, const K: usize, const D: usize>(
+                rows: usize,
+                pixels: usize,
+            ) -> Option<TileFn> {
+                Some(match (rows, pixels) {
+                    (1, _) => return one_row::<S, W, K, D>(pixels),
+                    (2, 6) => tile::<S, W, K, 2, 6, 1, D>,
+                    (2, 12) => tile::<S, W, K, 2, 12, 1, D>,
+                    (3, 7) => tile::<S, W, K, 3, 7, 1, D>,
+                    (3, 8) => tile::<S, W, K, 3, 8, 1, D>,
+                    (4, 6) => tile::<S, W, K, 4, 6, 1, D>,
+                    _ => return None,
+                })
+            }
+            let Shape { source, half, width, stride, sums, rows: r, pixels } = shape;
+            if r * pixels * sums > ACCUMULATORS {
                 return None;
             }
-            match (source, half, width) {
-                (Source::Plain, false, 3) => rows::<Plain, Full>(r, pixels),
-                (Source::Plain, true, 3) => rows::<Plain, Half>(r, pixels),
-                (Source::Pair, false, 3) => rows::<Pair, Full>(r, pixels),
+            match (source, half, width, stride, sums) {
+                (Source::Plain, false, 3, _, 1) => rows::<Plain, Full>(r, pixels),
+                (Source::Plain, true, 3, _, 1) => rows::<Plain, Half>(r, pixels),
+                (Source::Pair, false, 3, _, 1) => rows::<Pair, Full>(r, pixels),
+                (Source::Plain, false, 3, _, 3) => three_sums::<Plain, Full>(r, pixels),
+                (Source::Plain, true, 3, _, 3) => three_sums::<Plain, Half>(r, pixels),
+                (Source::Pair, false, 3, _, 3) => three_sums::<Pair, Full>(r, pixels),
+                (Source::Plain, false, 1, _, 1) => some_rows::<Plain, Full, 1, 1>(r, pixels),
+                (Source::Plain, true, 1, _, 1) => some_rows::<Plain, Half, 1, 1>(r, pixels),
+                (Source::Plain, false, 0, 1, 1) => some_rows::<Plain, Full, 0, 1>(r, pixels),
+                (Source::Plain, false, 0, 2, 1) => some_rows::<Plain, Full, 0, 2>(r, pixels),
+                (Source::Plain, true, 0, 2, 1) => some_rows::<Plain, Half, 0, 2>(r, pixels),
                 _ if r != 1 => None,
-                (Source::Plain, false, 1) => one_row::<Plain, Full, 1>(pixels),
-                (Source::Plain, true, 1) => one_row::<Plain, Half, 1>(pixels),
-                (Source::Pair, false, 1) => one_row::<Pair, Full, 1>(pixels),
-                (Source::Two, false, 3) => one_row::<Two, Full, 3>(pixels),
-                (Source::Two, false, 1) => one_row::<Two, Full, 1>(pixels),
-                (Source::Plain, false, 0) => one_row::<Plain, Full, 0>(pixels),
-                (Source::Plain, true, 0) => one_row::<Plain, Half, 0>(pixels),
+                (Source::Two, false, 3, _, 3) => three_sums_of_one_row::<Two, Full>(pixels),
+                (Source::Two, false, 3, _, 1) => one_row::<Two, Full, 3, 1>(pixels),
+                (Source::Pair, false, 1, _, 1) => one_row::<Pair, Full, 1, 1>(pixels),
+                (Source::Two, false, 1, _, 1) => one_row::<Two, Full, 1, 1>(pixels),
+                (Source::Plain, false, 0, 0, 1) => one_row::<Plain, Full, 0, 0>(pixels),
+                (Source::Plain, true, 0, 0, 1) => one_row::<Plain, Half, 0, 0>(pixels),
                 _ => None,
             }
         }
@@ -230,7 +281,7 @@ macro_rules! tile_table {
         #[$features]
         unsafe fn peak(rounds: usize) -> usize {
             // SAFETY: the caller's promise is the same.
-            unsafe { $crate::cpu::tile::peak::<$isa>(rounds) }
+            unsafe { $crate::cpu::micro::peak::<$isa>(rounds) }
         }
 
         /// The kernels of this instruction set.

@@ -12,7 +12,6 @@ struct Neon;
 
 impl Isa for Neon {
     const LANES: usize = 4;
-    const SUMS: usize = 24;
     type V = float32x4_t;
 
     #[inline(always)]

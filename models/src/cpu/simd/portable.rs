@@ -11,7 +11,6 @@ struct Portable;
 
 impl Isa for Portable {
     const LANES: usize = 4;
-    const SUMS: usize = 8;
     type V = [f32; 4];
 
     #[inline(always)]

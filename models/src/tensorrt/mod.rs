@@ -1,0 +1,112 @@
+//! TensorRT, bound in Rust alone: no headers, no C++, nothing at link time.
+//!
+//! Owns: the library and its versions, plans (built, cached, run), the networks of the `tensorrt` engine. Never does: the rest of a study on a
+//! GPU ([`gpu`](crate::gpu)), or anything when there is no library or no GPU but say so.
+//!
+//! TensorRT has a C++ interface only, but its objects cross the library's boundary as tables of virtual functions and its entry points are C. So
+//! the binding is a table of places a major version ([`slots`]), checked in tests against C++ classes that a compiler lays out, and against the
+//! real TensorRT-RTX. Versions: 8.5, 8.6, 10, 11, RTX from 1.5; any other is refused.
+//!
+//! ```text
+//! model.onnx ─ onnx (types) ─▶ builder ─▶ plans (cache on disk) ─▶ runtime ─▶ nets (lanes of a study)
+//! ```
+
+mod abi;
+mod builder;
+mod callbacks;
+mod library;
+mod networks;
+mod onnx;
+mod slots;
+
+use std::path::PathBuf;
+
+pub use builder::{Built, Range, Recipe, build};
+pub use library::{Flavour, Library, Version};
+pub use networks::Network;
+
+/// Why TensorRT can't serve.
+#[derive(Debug, thiserror::Error)]
+pub enum TensorRtError {
+    /// There is no library.
+    #[error("no TensorRT {place}")]
+    NotFound {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// A library can't be loaded.
+    #[error("{path} can't be loaded: {why}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the loader said.
+        why: String,
+    },
+    /// A library is not what its name says.
+    #[error("{library} has no symbol {symbol}")]
+    Symbol {
+        /// The file.
+        library: PathBuf,
+        /// What it lacks.
+        symbol: &'static str,
+    },
+    /// A version whose interface is not known; calling it would be a guess.
+    #[error(
+        "{library} says version {number}: {version} is not known; known: 8.5, 8.6, 10, 11 and RTX from 1.5"
+    )]
+    Version {
+        /// The file.
+        library: PathBuf,
+        /// What `getInferLibVersion` returned.
+        number: i32,
+        /// What that means.
+        version: String,
+    },
+    /// The library runs plans but builds none.
+    #[error("{version} can't build plans: {why}")]
+    NoBuilder {
+        /// The library.
+        version: String,
+        /// What is missing.
+        why: String,
+    },
+    /// A model's file can't be read.
+    #[error("{path}: {why}")]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// TensorRT does not take a network.
+    #[error("{model}: {why}")]
+    Parse {
+        /// Which network.
+        model: String,
+        /// What its parser said.
+        why: String,
+    },
+    /// A call failed.
+    #[error("{call} failed: {said}")]
+    Call {
+        /// Which.
+        call: &'static str,
+        /// What TensorRT said.
+        said: String,
+    },
+    /// There is no such DLA core.
+    #[error("DLA core {core} does not exist; this device has {cores}")]
+    Dla {
+        /// What was asked for.
+        core: u32,
+        /// How many there are.
+        cores: u32,
+    },
+}
+
+/// A failed call, with what TensorRT said of it to the recorder or the logger.
+fn said(call: &'static str, recorded: Option<String>) -> TensorRtError {
+    let said =
+        recorded.or_else(callbacks::last_error).unwrap_or_else(|| "TensorRT gave no reason".to_owned());
+    TensorRtError::Call { call, said }
+}
