@@ -1,7 +1,7 @@
 //! The other nets of the paper's Table 2 at full size, the 3-D U-Net and ResNet50, against ONNX Runtime on the same file and input.
 //!
 //! Weights are random (`nets/full.py`): the nets prove operators, sizes and accuracy, not findings. `TRIAGED_PYTHON` names a Python with
-//! PyTorch, ONNX and ONNX Runtime. A whole patch of 160³ takes some GiB and a minute:
+//! PyTorch, ONNX and ONNX Runtime. A whole patch of 160³ takes half a minute more, and some GiB for ONNX Runtime:
 //! `cargo test --release -p engine --test table2 -- --ignored --nocapture`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -90,7 +90,7 @@ fn the_3d_u_net_equals_onnxruntime() {
 }
 
 #[test]
-#[ignore = "some GiB of memory and a minute; see the top of this file"]
+#[ignore = "half a minute, and some GiB for ONNX Runtime; see the top of this file"]
 fn a_patch_of_160_cubed_equals_onnxruntime() {
     if has_peer() {
         compare("volume", &[1, 160, 160, 160], [160; 3]);
