@@ -177,6 +177,11 @@ impl Device {
         self.inner.lost.load(Ordering::Relaxed)
     }
 
+    /// Makes the context current on this thread, for a library that asks CUDA which device it works on (TensorRT).
+    pub fn make_current(&self) -> Result<(), DeviceError> {
+        self.with(|| Ok(()))
+    }
+
     /// A new stream of work; streams run independently of each other.
     pub fn stream(&self) -> Result<Stream, DeviceError> {
         Stream::new(self.clone())

@@ -129,24 +129,10 @@ impl This {
         unsafe { *(*self.0.cast::<*const *const c_void>().as_ptr()).add(slot) }
     }
 
-    /// Sizes of a tensor from a method without other arguments, or with those that `call` gives.
+    /// Sizes of the tensor `name`, from the method at `slot`.
     ///
     /// # Safety
-    /// The method at `slot` returns the `Dims` of this version and takes what `call!` passes.
-    pub(super) unsafe fn dims(self, abi: Abi, slot: usize) -> Vec<i64> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match abi {
-                Abi::Eight => call!(self, slot, fn() -> Dims32).sizes(),
-                Abi::Ten | Abi::Eleven => call!(self, slot, fn() -> Dims64).sizes(),
-            }
-        }
-    }
-
-    /// As [`This::dims`], of the tensor `name`.
-    ///
-    /// # Safety
-    /// As [`This::dims`], and `name` ends with a zero byte.
+    /// The method takes a name and returns the `Dims` of this version.
     pub(super) unsafe fn dims_of(self, abi: Abi, slot: usize, name: &std::ffi::CStr) -> Vec<i64> {
         type Name = *const std::ffi::c_char;
         // SAFETY: the caller's promise.

@@ -100,9 +100,8 @@ pub struct Library {
 }
 
 /// The ONNX parser, a library of its own.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Parser {
-    pub(super) path: PathBuf,
     pub(super) create: CreateParser,
     pub(super) number: c_int,
 }
@@ -217,7 +216,7 @@ impl Parser {
         // SAFETY: NvOnnxParser.h 8.6 to 11.4: `void* (void* network, void* logger, int version)`.
         let create = unsafe { symbol::<CreateParser>(&handle, path, "createNvOnnxParser_INTERNAL")? };
         std::mem::forget(handle);
-        Ok(Self { path: path.to_path_buf(), create, number })
+        Ok(Self { create, number })
     }
 }
 

@@ -15,15 +15,26 @@ mod abi;
 mod builder;
 mod callbacks;
 mod library;
+mod nets;
 mod networks;
 mod onnx;
+mod plans;
+mod provision;
+mod runtime;
 mod slots;
+mod trtexec;
 
 use std::path::PathBuf;
 
 pub use builder::{Built, Range, Recipe, build};
 pub use library::{Flavour, Library, Version};
+pub use nets::open;
 pub use networks::Network;
+pub use plans::PlanError;
+pub use provision::{Options, Step, provision};
+
+/// Name in results and logs.
+const NAME: &str = "tensorrt";
 
 /// Why TensorRT can't serve.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +105,28 @@ pub enum TensorRtError {
         /// What TensorRT said.
         said: String,
     },
+    /// There is no plan to use.
+    #[error("{0}; `triaged provision` builds it")]
+    Cache(#[from] PlanError),
+    /// A plan is not one of the network that it is for.
+    #[error("the plan of {network} does not fit: {why}")]
+    Plan {
+        /// Which network.
+        network: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The tool that ships with TensorRT failed.
+    #[error("{tool}: {why}")]
+    Trtexec {
+        /// The tool.
+        tool: PathBuf,
+        /// Its last words.
+        why: String,
+    },
+    /// The device failed.
+    #[error("{0}")]
+    Device(#[from] kernels::device::DeviceError),
     /// There is no such DLA core.
     #[error("DLA core {core} does not exist; this device has {cores}")]
     Dla {

@@ -52,7 +52,7 @@ impl Network {
             let sizes =
                 [vec![1, 1, least, least], vec![batch, 1, best[0], best[1]], vec![batch, 1, most, most]];
             let range = Range { input: "slice".to_owned(), sizes };
-            Ok(Self { name, onnx, model_sha256: sha256.to_owned(), range, sensitive })
+            Ok::<_, TensorRtError>(Self { name, onnx, model_sha256: sha256.to_owned(), range, sensitive })
         };
         Ok([
             // A field of 360 to 400 mm.

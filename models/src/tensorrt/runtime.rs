@@ -33,6 +33,7 @@ impl Runtime {
         dla: Option<u32>,
     ) -> Result<Arc<Self>, TensorRtError> {
         forget_errors();
+        device.make_current()?;
         let logger = Logger::of(library.abi == Abi::Eleven);
         // SAFETY: the logger lives for ever and has the layout of this version; the number is the library's own.
         let object = unsafe { Owned::new(library, (library.create_runtime)(logger, library.number)) };
@@ -54,7 +55,7 @@ impl Runtime {
     /// [`TensorRtError::Call`] with TensorRT's own words when it refuses the plan.
     pub(super) fn engine(self: &Arc<Self>, plan: &[u8]) -> Result<Arc<Engine>, TensorRtError> {
         forget_errors();
-        self.device.make_current().map_err(|error| TensorRtError::Device(error.to_string()))?;
+        self.device.make_current()?;
         let (library, inner) = (&self.object.library, self.object.inner());
         let (data, slot) = (plan.as_ptr().cast::<c_void>(), library.slots.runtime_deserialize);
         // SAFETY: VRuntime::deserializeCudaEngine(void const*, size_t), in 8 with an unused IPluginFactory*; `plan` is copied.
@@ -62,7 +63,14 @@ impl Runtime {
             let raw = match library.abi {
                 Abi::Eight => {
                     type Factory = *mut c_void;
-                    call!(inner, slot, fn(*const c_void, usize, Factory) -> *mut c_void, data, plan.len(), std::ptr::null_mut())
+                    call!(
+                        inner,
+                        slot,
+                        fn(*const c_void, usize, Factory) -> *mut c_void,
+                        data,
+                        plan.len(),
+                        std::ptr::null_mut()
+                    )
                 }
                 Abi::Ten | Abi::Eleven => {
                     call!(inner, slot, fn(*const c_void, usize) -> *mut c_void, data, plan.len())
@@ -112,8 +120,12 @@ impl Engine {
                 let kind = call!(inner, slots.engine_type, fn(*const c_char) -> i32, raw);
                 let dims = inner.dims_of(abi, slots.engine_shape, name);
                 let name = name.to_string_lossy().into_owned();
-                matches!(mode, INPUT | OUTPUT)
-                    .then_some(TensorInfo { name, is_input: mode == INPUT, is_float: kind == FLOAT, dims })
+                matches!(mode, INPUT | OUTPUT).then_some(TensorInfo {
+                    name,
+                    is_input: mode == INPUT,
+                    is_float: kind == FLOAT,
+                    dims,
+                })
             }
         };
         (0..count).filter_map(info).collect()
@@ -122,7 +134,8 @@ impl Engine {
     /// Optimisation profiles; a context of TensorRT 8 needs one of its own.
     pub(super) fn profiles(&self) -> usize {
         // SAFETY: VCudaEngine::getNbOptimizationProfiles().
-        let count = unsafe { call!(self.object.inner(), self.object.library.slots.engine_profiles, fn() -> i32) };
+        let count =
+            unsafe { call!(self.object.inner(), self.object.library.slots.engine_profiles, fn() -> i32) };
         usize::try_from(count).unwrap_or(0)
     }
 
@@ -146,7 +159,8 @@ impl Engine {
     /// Bytes of device memory that a context needs.
     pub(super) fn memory(&self) -> usize {
         // SAFETY: VCudaEngine::getDeviceMemorySize() and getDeviceMemorySizeV2(): size_t and int64_t.
-        let bytes = unsafe { call!(self.object.inner(), self.object.library.slots.engine_memory, fn() -> i64) };
+        let bytes =
+            unsafe { call!(self.object.inner(), self.object.library.slots.engine_memory, fn() -> i64) };
         usize::try_from(bytes).unwrap_or(0)
     }
 
@@ -208,25 +222,43 @@ impl Context {
         unsafe {
             call!(inner, slots.context_memory, fn(*mut c_void), memory.ptr() as *mut c_void);
             if let Some(profile) = self.profile {
-                let done = call!(inner, slots.context_profile, fn(i32, *mut c_void) -> bool, profile, stream.raw());
+                let done =
+                    call!(inner, slots.context_profile, fn(i32, *mut c_void) -> bool, profile, stream.raw());
                 self.done(done, "setOptimizationProfileAsync")?;
                 self.profile = None;
             }
             let done = match self.object.library.abi {
                 Abi::Eight => {
                     let dims = Dims32::new(sizes);
-                    call!(inner, slot, fn(*const c_char, *const Dims32) -> bool, input.as_ptr(), &raw const dims)
+                    call!(
+                        inner,
+                        slot,
+                        fn(*const c_char, *const Dims32) -> bool,
+                        input.as_ptr(),
+                        &raw const dims
+                    )
                 }
                 Abi::Ten | Abi::Eleven => {
                     let dims = Dims64::new(sizes);
-                    call!(inner, slot, fn(*const c_char, *const Dims64) -> bool, input.as_ptr(), &raw const dims)
+                    call!(
+                        inner,
+                        slot,
+                        fn(*const c_char, *const Dims64) -> bool,
+                        input.as_ptr(),
+                        &raw const dims
+                    )
                 }
             };
             self.done(done, "setInputShape")?;
             for &(name, address) in addresses {
                 let slot = slots.context_address;
-                let done =
-                    call!(inner, slot, fn(*const c_char, *mut c_void) -> bool, name.as_ptr(), address as *mut c_void);
+                let done = call!(
+                    inner,
+                    slot,
+                    fn(*const c_char, *mut c_void) -> bool,
+                    name.as_ptr(),
+                    address as *mut c_void
+                );
                 self.done(done, "setTensorAddress")?;
             }
             let done = call!(inner, slots.context_enqueue, fn(*mut c_void) -> bool, stream.raw());

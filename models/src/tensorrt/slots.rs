@@ -226,8 +226,6 @@ pub(super) mod shared {
     pub(crate) const LAYER_OUTPUT_TYPE: usize = 14;
     /// `VTensor::getName`.
     pub(crate) const TENSOR_NAME: usize = 3;
-    /// `VTensor::getDimensions`.
-    pub(crate) const TENSOR_DIMENSIONS: usize = 5;
     /// `IParser::parse`.
     pub(crate) const PARSER_PARSE: usize = 0;
     /// `IParserError::desc`.
