@@ -122,8 +122,19 @@ pub fn report() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The theoretical occupancy of the committed cubins, by architecture: what [`occupancy::rows`] gives.
+pub fn occupancies() -> anyhow::Result<BTreeMap<u32, Vec<[String; 6]>>> {
+    let mut all = BTreeMap::new();
+    for (architecture, _) in ARCHITECTURES {
+        let path = workspace().join(format!("kernels/cubins/sm_{architecture}.cubin"));
+        let cubin = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        all.insert(architecture, occupancy::rows(architecture, &cubin)?);
+    }
+    Ok(all)
+}
+
 /// The folder of the workspace.
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
