@@ -25,7 +25,7 @@ use crate::worklist::Urgencies;
 use crate::{audit, evidence, report, tls};
 use anyhow::Context;
 use assembler::AssemblerDriver;
-use engine::{Analyzer, Choice, Zoo};
+use engine::{Analyzer, Setup, Zoo};
 use log::{error, info, warn};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -121,14 +121,10 @@ fn listener(name: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<Tc
 }
 
 /// Loads the networks that the configuration names.
-pub fn analyzer(
-    zoo: Option<&std::path::Path>,
-    choice: Choice,
-    threads: usize,
-) -> anyhow::Result<Arc<Analyzer>> {
+pub fn analyzer(zoo: Option<&std::path::Path>, setup: &Setup) -> anyhow::Result<Arc<Analyzer>> {
     let dir = zoo.map_or_else(engine::default_zoo_dir, std::path::Path::to_path_buf);
     let zoo = Zoo::open(&dir).with_context(|| format!("models in {}", dir.display()))?;
-    Ok(Arc::new(Analyzer::new(zoo, choice, threads)?))
+    Ok(Arc::new(Analyzer::new(zoo, setup)?))
 }
 
 /// Threads to use: as configured, else one a core.
@@ -140,7 +136,7 @@ impl Appliance {
     /// Starts everything; `notices` hears what happens.
     pub fn start(config: &Config, notices: Sender<Notice>, recent: Recent) -> anyhow::Result<Self> {
         let threads = threads(config.engine.threads);
-        let analyzer = analyzer(config.engine.zoo.as_deref(), Choice::Auto, threads)?;
+        let analyzer = analyzer(config.engine.zoo.as_deref(), &config.engines(threads))?;
         let pipeline = Pipeline::new(Arc::clone(&analyzer), config.policy, threads)?;
         std::fs::create_dir_all(&config.storage.dir)
             .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;

@@ -43,6 +43,9 @@ impl Config {
         if !(1.0..=36_500.0).contains(&self.audit.keep_days) {
             bail!("audit.keep_days is {}, outside of 1 to 36500", self.audit.keep_days);
         }
+        if !(64..=1 << 20).contains(&self.engine.gpu_memory_mib) {
+            bail!("engine.gpu_memory_mib is {}, outside of 64 to 1048576", self.engine.gpu_memory_mib);
+        }
         if self.results.slices > limits::SLICES_SENT_MAX {
             bail!("results.slices is {}, more than {}", self.results.slices, limits::SLICES_SENT_MAX);
         }
