@@ -325,7 +325,7 @@ fn choose(any: Shape, sums: &[usize], rows: usize, len: usize, kernels: &Kernels
             }
         }
     }
-    if any.blocks % 2 == 0 && any.width != 3 && sums.contains(&1) {
+    if any.blocks.is_multiple_of(2) && any.width != 3 && sums.contains(&1) {
         for pixels in 1..=len.min(12) {
             consider(Shape { width: 0, sums: 1, blocks: 2, rows: 1, pixels, ..any });
         }
