@@ -103,24 +103,28 @@ __device__ __forceinline__ void convolve(const __half* __restrict__ input, const
             if (base + chunk >= chunks) {
                 break;
             }
+            // A row of taps at a time: all of them at once take more registers than they hide waiting.
+#pragma unroll 1
+            for (int down = 0; down < SIDE; down++) {
 #pragma unroll
-            for (int step = 0; step < STEPS; step++) {
-                const int down = SIDE == 1 ? 0 : PAIRED ? step / 2 : step / 3;
-                const int right = SIDE == 1 ? 0 : PAIRED ? step % 2 * 2 : step % 3;
-                wmma::fragment<wmma::matrix_b, 16, 16, 16, __half, wmma::row_major> b[NT];
-#pragma unroll
-                for (int n = 0; n < NT; n++) {
-                    wmma::load_matrix_sync(
-                        b[n], tiles + n * column_of_tiles + static_cast<size_t>((base + chunk) * STEPS + step) * 256, 16);
-                }
-#pragma unroll
-                for (int m = 0; m < MT; m++) {
-                    wmma::fragment<wmma::matrix_a, 16, 16, 16, __half, wmma::row_major> a;
-                    const int at = chunk * S::LENGTH + m * 16 + down * pitch + right;
-                    wmma::load_matrix_sync(a, own + at * S::DEPTH, S::DEPTH);
+                for (int i = 0; i < STEPS / SIDE; i++) {
+                    const int step = down * (STEPS / SIDE) + i;
+                    const int right = PAIRED ? 2 * i : i;
+                    wmma::fragment<wmma::matrix_b, 16, 16, 16, __half, wmma::row_major> b[NT];
 #pragma unroll
                     for (int n = 0; n < NT; n++) {
-                        wmma::mma_sync(sums[m][n], a, b[n], sums[m][n]);
+                        wmma::load_matrix_sync(
+                            b[n], tiles + n * column_of_tiles + static_cast<size_t>((base + chunk) * STEPS + step) * 256, 16);
+                    }
+#pragma unroll
+                    for (int m = 0; m < MT; m++) {
+                        wmma::fragment<wmma::matrix_a, 16, 16, 16, __half, wmma::row_major> a;
+                        const int at = chunk * S::LENGTH + m * 16 + down * pitch + right;
+                        wmma::load_matrix_sync(a, own + at * S::DEPTH, S::DEPTH);
+#pragma unroll
+                        for (int n = 0; n < NT; n++) {
+                            wmma::mma_sync(sums[m][n], a, b[n], sums[m][n]);
+                        }
                     }
                 }
             }

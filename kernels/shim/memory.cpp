@@ -20,8 +20,8 @@ namespace shim {
 namespace {
 
 constexpr size_t PAGE = 4096;
-// Wide enough that an index wrong by a row of a plane still hits it.
-constexpr size_t GUARD = 16 * PAGE;
+// Wide enough that an index wrong by some planes still hits it; addresses cost nothing.
+constexpr size_t GUARD = 1024 * PAGE;
 constexpr size_t ALIGNMENT = 256;
 constexpr size_t UNIT = 512;
 constexpr unsigned char PATTERN = 0xa7;
@@ -88,14 +88,14 @@ void check(const Allocation& a) {
 
 struct sigaction before_us;
 
-// Explains a touch of a guard; any other fault is left to whoever was there before.
+// Explains a touch of a guard; any other fault is left to whoever was there before. Little stack is left here.
 void on_fault(int signal, siginfo_t* info, void* context) {
+    static char name[80], text[240];
     const uintptr_t address = reinterpret_cast<uintptr_t>(info->si_addr);
     // The mutex may be held by this thread; the process ends in any case.
     const bool locked = mutex.try_lock();
     if (const Allocation* a = find(address)) {
         const uintptr_t data = reinterpret_cast<uintptr_t>(a->data);
-        char name[80], text[240];
         describe(*a, name, sizeof name);
         if (!a->live) {
             std::snprintf(text, sizeof text, "a touch of freed %s", name);
@@ -108,10 +108,9 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         fault(text);
     }
     if (locked) mutex.unlock();
-    const std::string at = where();
-    if (!at.empty()) {
-        std::fprintf(stderr, "software device: address %#zx is in no device memory: %s\n",
-                     static_cast<size_t>(address), at.c_str());
+    if (*where() != 0) {
+        std::snprintf(text, sizeof text, "a touch of address %#zx, which is no device memory", static_cast<size_t>(address));
+        fault(text);
     }
     if (before_us.sa_flags & SA_SIGINFO) {
         before_us.sa_sigaction(signal, info, context);

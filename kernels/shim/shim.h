@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "cuda_vectors.h"
 
@@ -32,7 +31,7 @@ void run(const Launch& launch, void** arguments);
 // Threads and blocks from the last to the first: what depends on their order comes out differently.
 void set_reverse(bool reverse);
 // Where this host thread is in a kernel, for messages; empty outside of one.
-std::string where();
+const char* where();
 // Ends the process with a message that names the kernel.
 [[noreturn]] void fault(const char* what);
 

@@ -11,6 +11,7 @@
 //              ready │   ▼
 //                   waiting
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
@@ -105,7 +106,8 @@ struct Warp {
 
 struct Runner {
     Fiber fibers[THREADS_MAX];
-    Warp warps[THREADS_MAX / 32];
+    // Memory of a thread that has ended may be here: nobody waits yet.
+    Warp warps[THREADS_MAX / 32] = {};
     uint16_t unused[THREADS_MAX], ready[THREADS_MAX], at_barrier[THREADS_MAX];
     unsigned unused_count = 0, created = 0, ready_head = 0, ready_count = 0;
     unsigned threads, started, finished, waiting;
@@ -340,9 +342,11 @@ void run(const Launch& launch, void** arguments) {
     r.launch = nullptr;
 }
 
-std::string where() {
-    if (!runner || !runner->launch) return "";
-    char text[300];
+const char* where() {
+    // Not on the stack: a signal's handler may have little of it.
+    static thread_local char text[300];
+    text[0] = 0;
+    if (!runner || !runner->launch) return text;
     const Launch& launch = *runner->launch;
     std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u) of (%u, %u, %u), thread (%u, %u, %u) of (%u, %u, %u)",
                   launch.kernel->name, position.block.x, position.block.y, position.block.z, launch.grid.x,
@@ -352,8 +356,10 @@ std::string where() {
 }
 
 void fault(const char* what) {
-    const std::string at = where();
-    std::fprintf(stderr, "software device: %s%s%s\n", what, at.empty() ? "" : ": ", at.c_str());
+    static thread_local char text[700];
+    const char* at = where();
+    const int length = std::snprintf(text, sizeof text, "software device: %s%s%s\n", what, *at ? ": " : "", at);
+    if (write(2, text, static_cast<size_t>(length)) < 0) std::abort();
     std::abort();
 }
 

