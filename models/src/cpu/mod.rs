@@ -231,12 +231,7 @@ impl<const N: usize> Model<N> {
     }
 
     /// Runs on one slice; `take` gets the outputs' rows.
-    fn run(
-        &self,
-        slice: &Plane<'_>,
-        lane: Lane<'_>,
-        take: &mut dyn FnMut(net::Row<'_>),
-    ) -> Result<(), EngineError> {
+    fn run(&self, slice: &Plane<'_>, lane: Lane<'_>, take: net::Take<'_>) -> Result<(), EngineError> {
         let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
         let Lane { workspace, threads_max, threads } = lane;
         let plan = self.net.plan([1, slice.rows(), slice.columns()], threads_max).map_err(fail)?;
@@ -264,6 +259,32 @@ impl<const N: usize> Model<N> {
 mod tests {
     use super::*;
     use crate::zoo::Zoo;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too long under Miri")]
+    fn lanes_change_no_bit_whether_slices_are_few_or_many() {
+        let zoo = Zoo::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("zoo")).unwrap();
+        let (rows, columns) = (97, 121);
+        let value = |i: usize| (i % 61) as f32 / 60.0 * ((i / columns) as f32 / rows as f32);
+        let values: Vec<f32> = (0..rows * columns + 5).map(value).collect();
+        let crop: Vec<_> = (0..5).map(|shift| Plane::new(&values[shift..], rows, columns, columns)).collect();
+        let results = |lanes: usize, crop: &[Plane<'_>]| {
+            let engine = CpuBackend::load(&zoo, lanes).unwrap();
+            let lesions = std::sync::Mutex::new(vec![Vec::new(); crop.len()]);
+            let covid = engine.multitask(crop, &|at, values| lesions.lock().unwrap()[at] = values.to_vec());
+            // The first are not shared, the last is: no other came in between.
+            let lungs: Vec<_> = (0..4).flat_map(|_| engine.lungs(crop[0]).unwrap()).collect();
+            let lesions = lesions.into_inner().unwrap().concat();
+            let all = [vec![covid.unwrap()], lesions, lungs].concat();
+            all.iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+        };
+        for slices in [1, 2, 5] {
+            let one = results(1, &crop[..slices]);
+            for lanes in [2, 3] {
+                assert!(one == results(lanes, &crop[..slices]), "{slices} slices on {lanes} lanes");
+            }
+        }
+    }
 
     /// Found in review: the other workers went on through the whole study.
     #[test]
