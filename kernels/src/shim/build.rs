@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 
 /// Sources of the device itself; the kernels' unit is made from `kernels/cu/all.cu`.
 const UNITS: [&str; 4] = ["driver", "memory", "streams", "threads"];
+/// The one that is a library of its own.
+const POSITION: &str = "position";
 /// As fast as this machine allows, because whole networks run on it; contraction would change sums that the GPU
 /// rounds step by step (`__fmul_rn`).
 const FLAGS: [&str; 11] = [
@@ -116,13 +118,14 @@ fn compile_device(root: &Path, work: &Path, objects: &Path) {
     if objects.exists() {
         return;
     }
-    let running = UNITS.map(|unit| {
+    let units: Vec<&str> = UNITS.into_iter().chain([POSITION]).collect();
+    let running = units.iter().map(|unit| {
         let mut command = compiler(root);
         command.arg("-c").arg(root.join("shim").join(unit).with_extension("cpp"));
         command.arg("-o").arg(work.join(unit).with_extension("o"));
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("g++ is there")
     });
-    for (child, unit) in running.into_iter().zip(UNITS) {
+    for (child, unit) in running.collect::<Vec<_>>().into_iter().zip(&units) {
         finished(unit, child.wait_with_output());
     }
     std::fs::rename(work, objects).expect("the target folder can be written");
@@ -154,8 +157,12 @@ fn link(work: &Path, objects: &Path) {
         command.arg(format!("-Wl,-soname,{name}")).arg("-o").arg(work.join(name));
         command
     };
-    let own = UNITS.map(|unit| objects.join(unit).with_extension("o"));
-    finished("linking", library("libcuda.so.1").args(own).arg(work.join("kernels.o")).output());
+    let object = |unit| objects.join(unit).with_extension("o");
+    let position = work.join("libshim_position.so");
+    finished("linking", library("libshim_position.so").arg(object(POSITION)).output());
+    let mut first = library("libcuda.so.1");
+    first.arg("-Wl,-rpath,$ORIGIN").args(UNITS.map(object)).arg(work.join("kernels.o")).arg(position);
+    finished("linking", first.output());
     // Some ask for the library without a version: an empty one of that name leads to the first.
     let first = work.join("libcuda.so.1");
     finished("linking", library("libcuda.so").arg("-Wl,-rpath,$ORIGIN").arg(first).output());
