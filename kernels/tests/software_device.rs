@@ -228,6 +228,7 @@ fn faults_of_kernels_end_the_process_with_their_place() {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "fault", "--ignored", "--nocapture"])
             .env("FAULT", kind.to_string())
+            .env_remove("TRIAGED_SHIM_REVERSE")
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
