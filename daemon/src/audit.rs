@@ -7,6 +7,8 @@
 mod collector;
 mod message;
 mod syslog;
+#[cfg(test)]
+mod tests;
 
 #[allow(unused_imports, reason = "the appliance does not collect yet")]
 pub use collector::Collector;
