@@ -15,6 +15,9 @@ mod toolchain;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -128,20 +131,40 @@ fn compile(root: &Path) -> anyhow::Result<(BTreeMap<u32, Built>, Files)> {
     let sources = sources(root)?;
     ensure!(sources.contains_key(ROOT), "kernels/cu/{ROOT} is missing");
     let compilers = toolchain::install(root)?;
-    let mut built = BTreeMap::new();
-    for toolkit in [Toolkit::Cuda12, Toolkit::Cuda13] {
-        let nvrtc = Nvrtc::open(&compilers.library(toolkit)?, &compilers.builtins(toolkit)?)?;
-        for (architecture, _) in ARCHITECTURES.iter().filter(|(_, by)| *by == toolkit) {
-            let mut options = vec![format!("--gpu-architecture=sm_{architecture}")];
-            options.extend(OPTIONS.map(str::to_owned));
-            options.extend(compilers.includes(toolkit).iter().map(|dir| format!("-I{}", dir.display())));
-            let cubin =
-                nvrtc.compile(ROOT, &sources, &options).with_context(|| format!("sm_{architecture}"))?;
-            let made_for = elf::architecture(&cubin.cubin)?;
-            ensure!(made_for == *architecture, "the compiler made a cubin for sm_{made_for}");
-            built.insert(*architecture, cubin);
+    let open = |toolkit| Nvrtc::open(&compilers.library(toolkit)?, &compilers.builtins(toolkit)?);
+    let (cuda12, cuda13) = (open(Toolkit::Cuda12)?, open(Toolkit::Cuda13)?);
+    let compile_one = |architecture: u32, toolkit: Toolkit| -> anyhow::Result<Built> {
+        let mut options = vec![format!("--gpu-architecture=sm_{architecture}")];
+        options.extend(OPTIONS.map(str::to_owned));
+        options.extend(compilers.includes(toolkit).iter().map(|dir| format!("-I{}", dir.display())));
+        let nvrtc = if toolkit == Toolkit::Cuda12 { &cuda12 } else { &cuda13 };
+        let built = nvrtc.compile(ROOT, &sources, &options)?;
+        let made_for = elf::architecture(&built.cubin)?;
+        ensure!(made_for == architecture, "the compiler made a cubin for sm_{made_for}");
+        Ok(built)
+    };
+    let results = Mutex::new(BTreeMap::new());
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                // Independent programs may be compiled at once (NVRTC guide, "Thread Safety").
+                while let Some((architecture, toolkit)) =
+                    ARCHITECTURES.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let result = compile_one(*architecture, *toolkit);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).insert(*architecture, result);
+                }
+            });
         }
-    }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let built = results
+        .into_iter()
+        .map(|(architecture, result)| {
+            Ok((architecture, result.with_context(|| format!("sm_{architecture}"))?))
+        })
+        .collect::<anyhow::Result<BTreeMap<u32, Built>>>()?;
     let images = built.iter().map(|(architecture, built)| (*architecture, built.cubin.as_slice()));
     let manifest = Manifest::of(&sources, images);
     let mut files = Files::new();

@@ -4,6 +4,8 @@
 
 mod cubins;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -26,10 +28,17 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
         Command::Cubins { check: true, .. } => cubins::check(),
         Command::Cubins { report: true, .. } => cubins::report(),
         Command::Cubins { .. } => cubins::build(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -94,7 +94,7 @@ unsafe fn fixed<I, S, W, const K: usize, const R: usize, const T: usize, const P
 {
     // SAFETY: the caller's promise.
     unsafe {
-        W::ahead::<I>(panel, weights);
+        W::ahead::<I, K>(panel, weights);
         let kernel: [I::V; K] = std::array::from_fn(|k| W::read::<I>(panel, weights + 16 * k));
         for r in 0..R {
             if R > 1 && tap.rows[r] == OUTSIDE {
@@ -130,7 +130,7 @@ unsafe fn any<I, S, W, const R: usize, const T: usize, const D: usize>(
     let stride = if D == 0 { tile.stride } else { 16 * D };
     // SAFETY: the caller's promise.
     unsafe {
-        W::ahead::<I>(panel, weights);
+        W::ahead::<I, 0>(panel, weights);
         for k in 0..tile.width {
             let kernel = W::read::<I>(panel, weights + 16 * k);
             for r in 0..R {

@@ -231,12 +231,7 @@ impl<const N: usize> Model<N> {
     }
 
     /// Runs on one slice; `take` gets the outputs' rows.
-    fn run(
-        &self,
-        slice: &Plane<'_>,
-        lane: Lane<'_>,
-        take: &mut dyn FnMut(net::Row<'_>),
-    ) -> Result<(), EngineError> {
+    fn run(&self, slice: &Plane<'_>, lane: Lane<'_>, take: net::Take<'_>) -> Result<(), EngineError> {
         let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
         let Lane { workspace, threads_max, threads } = lane;
         let plan = self.net.plan([1, slice.rows(), slice.columns()], threads_max).map_err(fail)?;

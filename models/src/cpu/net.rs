@@ -1,7 +1,7 @@
 //! A network that is ready to run: its layers, its packed weights, its plans.
 //!
-//! Owns: the plans of the sizes seen last, and running them; threads for the parts of a step, if the caller has any to spare. Never does:
-//! share a [`Workspace`]; a caller brings its own.
+//! Owns: the plans of the sizes seen last, and running them. Never does: own a thread; the parts of a step are shared within the pool of the
+//! caller, if it has one and says so. Each caller brings a [`Workspace`].
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +55,13 @@ struct Scratch {
 }
 
 /// Gives the values of a row of the input: (channel, row, where to put them).
-pub(super) type Input<'a> = &'a dyn Fn(usize, usize, &mut dyn FnMut(&[f32]));
+pub(super) type Input<'a> = &'a (dyn Fn(usize, usize, &mut dyn FnMut(&[f32])) + Sync);
+
+/// Takes rows of the outputs.
+pub(super) type Take<'a> = &'a mut (dyn FnMut(Row<'_>) + Send);
+
+/// How many threads there are.
+pub(super) type Threads<'a> = &'a (dyn Fn() -> usize + Sync);
 
 /// A row of an output, as soon as it is there.
 pub(super) struct Row<'a> {
@@ -192,14 +198,14 @@ impl Net {
     }
 
     /// Runs the network. `take` gets the rows of the outputs, each output's in order. The result depends neither on the workspace nor on
-    /// the threads: before each step, `threads` is asked how many it may use, this one included.
+    /// the threads: before each step, `threads` is asked how many of the pool that this one belongs to it may use, this one included.
     pub(super) fn run(
         &self,
         plan: &Plan,
         workspace: &mut Workspace,
-        threads: &dyn Fn() -> usize,
+        threads: Threads<'_>,
         input: Input<'_>,
-        take: &mut dyn FnMut(Row<'_>),
+        take: Take<'_>,
     ) {
         workspace.fit(plan);
         if let Some(profile) = &mut workspace.profile {
@@ -262,7 +268,7 @@ impl Net {
     }
 
     /// Hands out the rows of outputs.
-    fn give(&self, plan: &Plan, workspace: &Workspace, step: &Step, take: &mut dyn FnMut(Row<'_>)) {
+    fn give(&self, plan: &Plan, workspace: &Workspace, step: &Step, take: Take<'_>) {
         let writes = |value: ValueId| match step.layer.map(|layer| &self.graph.layers[layer]) {
             None => value == 0,
             Some(layer) => {
@@ -280,14 +286,7 @@ impl Net {
         }
     }
 
-    fn step(
-        &self,
-        plan: &Plan,
-        workspace: &mut Workspace,
-        threads: &dyn Fn() -> usize,
-        index: usize,
-        step: &Step,
-    ) {
+    fn step(&self, plan: &Plan, workspace: &mut Workspace, threads: Threads<'_>, index: usize, step: &Step) {
         let layer = &self.graph.layers[index];
         // What is written is taken out, so that the rest can be read.
         let place = |value: Option<ValueId>| value.and_then(|v| plan.places[v].as_ref());
@@ -312,51 +311,54 @@ impl Net {
         let residual = layer.residual.map(from);
         let ends = Ends { residual, relu: layer.relu, raw, second };
         let threads = if step.parts.len() > 1 { threads().clamp(1, step.parts.len()) } else { 1 };
-        let mut shares = step.parts.chunks(step.parts.len().div_ceil(threads)).zip(&mut workspace.scratch);
-        let (mine, scratch) = shares.next().expect("a step has parts, a workspace scratch");
-        let work = &|mut ends: Ends<'_>, parts: &[Part], scratch: &mut Scratch| {
-            for part in parts {
-                self.part(plan, index, part, &from, &mut ends, scratch);
-            }
-        };
-        if threads == 1 {
-            work(ends, mine, scratch);
-        } else {
-            std::thread::scope(|scope| {
-                let (first, mut rest) = ends.split(mine[mine.len() - 1].rows.end);
-                for (parts, scratch) in shares {
-                    let (next, below) = rest.split(parts[parts.len() - 1].rows.end);
-                    rest = below;
-                    scope.spawn(move || work(next, parts, scratch));
-                }
-                work(first, mine, scratch);
-            });
-        }
+        let work = Work { net: self, plan, index, from: &from };
+        work.share(ends, &step.parts, &mut workspace.scratch, threads);
         for (buffer, place) in out.into_iter().flatten() {
             workspace.buffers[place.buffer] = buffer;
         }
     }
+}
 
-    /// Computes a part of a step.
-    fn part<'a>(
-        &self,
-        plan: &Plan,
-        index: usize,
-        part: &Part,
-        from: &impl Fn(ValueId) -> From<'a>,
-        ends: &mut Ends<'_>,
-        scratch: &mut Scratch,
-    ) {
-        let layer = &self.graph.layers[index];
-        match (&self.convs[index], &part.tiles) {
+/// The parts of a step.
+struct Work<'a, F> {
+    net: &'a Net,
+    plan: &'a Plan,
+    /// The layer.
+    index: usize,
+    /// The values that it reads.
+    from: &'a F,
+}
+
+impl<'a, F: Fn(ValueId) -> From<'a> + Sync> Work<'a, F> {
+    /// Computes parts on so many threads of the pool that this one belongs to. What no other thread has begun when this one gets there, it
+    /// does itself: it never waits for one that has no core.
+    fn share(&self, mut ends: Ends<'_>, parts: &[Part], scratch: &mut [Scratch], threads: usize) {
+        if threads < 2 || parts.len() < 2 {
+            parts.iter().for_each(|part| self.part(part, &mut ends, &mut scratch[0]));
+            return;
+        }
+        let (above, below) = parts.split_at(parts.len().div_ceil(2));
+        let (ends_above, ends_below) = ends.split(below[0].rows.start);
+        let (scratch_above, scratch_below) = scratch.split_at_mut(above.len());
+        let half = threads.div_ceil(2);
+        rayon_core::join(
+            || self.share(ends_above, above, scratch_above, half),
+            || self.share(ends_below, below, scratch_below, threads - half),
+        );
+    }
+
+    fn part(&self, part: &Part, ends: &mut Ends<'_>, scratch: &mut Scratch) {
+        let Self { net, plan, index, from } = self;
+        let layer = &net.graph.layers[*index];
+        match (&net.convs[*index], &part.tiles) {
             (Some(conv), Some(tiles)) => {
                 conv.run(from(layer.source), ends, part.rows.clone(), tiles, &mut scratch.taps);
             }
             _ => {
                 let Scratch { lines, rows, .. } = scratch;
-                let mut work = Rows { kernels: &self.kernels, plan, scratch: lines, rows };
+                let mut work = Rows { kernels: &net.kernels, plan, scratch: lines, rows };
                 for row in part.rows.clone() {
-                    work.row(layer, index, from, ends, row);
+                    work.row(layer, *index, from, ends, row);
                 }
             }
         }

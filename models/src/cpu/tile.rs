@@ -147,7 +147,7 @@ pub(super) trait Weight: Copy {
     /// As [`Isa`].
     unsafe fn read<I: Isa>(values: &[Self::Stored], at: usize) -> I::V;
     /// Fetches weights that will be read soon; what lies past the end is not touched.
-    fn ahead<I: Isa>(values: &[Self::Stored], at: usize);
+    fn ahead<I: Isa, const K: usize>(values: &[Self::Stored], at: usize);
 }
 
 /// Single precision.
@@ -174,9 +174,13 @@ impl Weight for Full {
         unsafe { I::load(values, at) }
     }
 
-    // Single precision weights are few: they stay in the cache.
     #[inline(always)]
-    fn ahead<I: Isa>(_: &[f32], _: usize) {}
+    fn ahead<I: Isa, const K: usize>(values: &[f32], at: usize) {
+        // A line each horizontal position.
+        for k in 0..K.max(1) {
+            I::fetch(values, at + AHEAD / 2 + 16 * k);
+        }
+    }
 }
 
 impl Weight for Half {
@@ -197,7 +201,7 @@ impl Weight for Half {
     }
 
     #[inline(always)]
-    fn ahead<I: Isa>(values: &[u16], at: usize) {
+    fn ahead<I: Isa, const K: usize>(values: &[u16], at: usize) {
         // A step of a 3 wide kernel reads 96 bytes: one line and a half.
         I::fetch(values, at + AHEAD);
         I::fetch(values, at + AHEAD + 32);

@@ -28,7 +28,7 @@ pub(super) trait Isa: Copy {
     /// Zeros.
     unsafe fn zero() -> Self::V;
     /// Brings the value at `at`, which may lie past the end, near.
-    fn fetch(values: &[u16], at: usize);
+    fn fetch<T>(values: &[T], at: usize);
     /// `LANES` values from `at`.
     unsafe fn load(values: &[f32], at: usize) -> Self::V;
     /// `LANES` values from `at`, widened from IEEE half precision.
@@ -143,8 +143,11 @@ macro_rules! tile_table {
             S: $crate::cpu::tile::Read,
             W: $crate::cpu::tile::Weight,
         {
-            // SAFETY: the caller's promise is the same.
-            unsafe { $crate::cpu::micro::tile::<$isa, S, W, K, R, T, P, D>(tile) }
+            // Tiles that don't fit the registers are never picked, and so not compiled.
+            if const { R * T * P <= ACCUMULATORS } {
+                // SAFETY: the caller's promise is the same.
+                unsafe { $crate::cpu::micro::tile::<$isa, S, W, K, R, T, P, D>(tile) }
+            }
         }
 
         fn pick(shape: $crate::cpu::simd::Shape) -> Option<$crate::cpu::simd::TileFn> {
