@@ -179,8 +179,8 @@ impl Conv {
         let any = Shape { source, half, width, stride, sums: 0, rows: 0, pixels: 0 };
         Tiles(segments(from, to).map(|segment| {
             let segment = segment?;
-            let (whole, _) = choose(any, &[1, 3], to.rows(), segment.len, kernels)?;
-            let (shape, kernel) = choose(any, &[whole.sums], rows, segment.len, kernels)?;
+            let (whole, _) = choose(any, &[1, 3], to.rows(), segment.len, kernels);
+            let (shape, kernel) = choose(any, &[whole.sums], rows, segment.len, kernels);
             Some((segment, shape, kernel))
         }))
     }
@@ -389,7 +389,7 @@ fn segments(from: &Layout, to: &Layout) -> [Option<Segment>; 2] {
 }
 
 /// The kernel that is expected to take the least time for `rows` × `len` outputs, with one of these numbers of sums an output.
-fn choose(any: Shape, sums: &[usize], rows: usize, len: usize, kernels: &Kernels) -> Option<(Shape, TileFn)> {
+fn choose(any: Shape, sums: &[usize], rows: usize, len: usize, kernels: &Kernels) -> (Shape, TileFn) {
     let mut best: Option<(f64, Shape, TileFn)> = None;
     for &sums in sums {
         for tile_rows in 1..=rows.min(ROWS_MAX) {
@@ -411,5 +411,7 @@ fn choose(any: Shape, sums: &[usize], rows: usize, len: usize, kernels: &Kernels
             }
         }
     }
-    best.map(|(_, shape, kernel)| (shape, kernel))
+    // Without one, pixels would be left out in silence.
+    let (_, shape, kernel) = best.expect("every kind of convolution has a kernel of one row and one pixel");
+    (shape, kernel)
 }
