@@ -105,19 +105,19 @@ struct Warp {
 };
 
 struct Runner {
-    Fiber fibers[THREADS_MAX];
+    Fiber fibers[THREADS_MAX] = {};
     // Memory of a thread that has ended may be here: nobody waits yet.
     Warp warps[THREADS_MAX / 32] = {};
     uint16_t unused[THREADS_MAX], ready[THREADS_MAX], at_barrier[THREADS_MAX];
     unsigned unused_count = 0, created = 0, ready_head = 0, ready_count = 0;
-    unsigned threads, started, finished, waiting;
-    int barrier_line, barrier_sum, barrier_released;
-    uint3 next;
-    unsigned current;
-    bool reverse;
-    Place main;
+    unsigned threads = 0, started = 0, finished = 0, waiting = 0;
+    int barrier_line = 0, barrier_sum = 0, barrier_released = 0;
+    uint3 next = {};
+    unsigned current = 0;
+    bool reverse = false;
+    Place main = {};
     const Launch* launch = nullptr;
-    void** arguments;
+    void** arguments = nullptr;
     unsigned char* stacks;
 
     Runner() {

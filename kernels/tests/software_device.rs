@@ -86,6 +86,20 @@ fn lanes_exchange_as_the_programming_guide_says() {
     }
 }
 
+/// The memory of a thread's warps may have been another's; here malloc fills it with garbage.
+#[test]
+fn lanes_exchange_in_memory_that_was_used() {
+    if device().is_none() {
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lanes_exchange_as_the_programming_guide_says", "--nocapture"])
+        .env("GLIBC_TUNABLES", "glibc.malloc.perturb=90")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn fragments_multiply() {
     let Some(device) = device() else { return };

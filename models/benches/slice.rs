@@ -1,7 +1,7 @@
 //! One slice through a network, on one thread: our engine on every instruction set that the processor has, against `rten`, interleaved.
 //!
 //! `cargo bench -p engine --bench slice -- [MODEL ROWS COLUMNS]`; without a model the zoo's lung net at 180 × 180 and its multitask net at 110 × 150.
-//! `--ours MODEL DEPTH ROWS COLUMNS` leaves rten out, which has no operators for volumes.
+//! `--ours MODEL DEPTH ROWS COLUMNS` leaves rten out, which has no operators for volumes; `--at-once` is two slices at once only.
 //! Prints CPU time a slice (median), the largest difference of an output, each layer's share of the peak of multiply-adds that this core
 //! reaches just then, and how long one slice takes when several threads share it.
 //!
@@ -12,7 +12,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engine::cpu::CpuBackend;
 use engine::cpu::probe::{Probe, instruction_sets};
+use engine::{Backend, Plane, Zoo};
 use rten::{ModelOptions, RunOptions, ThreadPool};
 use rten_tensor::{AsView, NdTensor};
 
@@ -25,6 +27,7 @@ fn main() {
         [flag, engine, model, of @ ..] if flag == "--serve" => {
             return serve(engine, Path::new(model), dims(of));
         }
+        [flag] if flag == "--at-once" => return at_once(&Path::new(env!("CARGO_MANIFEST_DIR")).join("zoo")),
         [flag, model, of @ ..] if flag == "--ours" => return alone(Path::new(model), dims(of)),
         _ => {}
     }
@@ -39,6 +42,36 @@ fn main() {
     for (model, size) in jobs {
         compare(&model, size);
     }
+    at_once(&zoo);
+}
+
+/// Two slices at once by an engine with two lanes, which may share a slice, against two engines with one, which can't.
+fn at_once(zoo: &Path) {
+    let zoo = Zoo::open(zoo).unwrap();
+    let load = |lanes| CpuBackend::load(&zoo, lanes).unwrap();
+    let (both, one, other) = (load(2), load(1), load(1));
+    let input = slice(180, 180);
+    let time = |engines: [&CpuBackend; 2]| {
+        let start = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for engine in engines {
+                let run =
+                    || (0..10).for_each(|_| drop(engine.lungs(Plane::new(&input, 180, 180, 180)).unwrap()));
+                scope.spawn(run);
+            }
+        });
+        start.elapsed().as_secs_f64() * 1e3 / 20.0
+    };
+    let (mut ratios, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (shared, apart) = (time([&both, &both]), time([&one, &other]));
+        times.push(shared);
+        ratios.push(shared / apart);
+    }
+    let (time, ratio) = (median(&mut times), median(&mut ratios));
+    println!(
+        "\ntwo slices at once, two lanes: {time:.2} ms a slice, {ratio:.3} of two engines of one lane each"
+    );
 }
 
 fn compare(path: &Path, [rows, columns]: [usize; 2]) {

@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::buffer::Aligned;
-use super::conv::{Conv, Ends, From, Into, by_lane};
-use super::layers::Rows;
+use super::conv::{Conv, by_lane};
+use super::ends::{Ends, From, Into};
 use super::layout::{LANES, Layout};
-use super::plan::{Part, Plan, Step, written};
-use super::rows::Weighted;
+use super::plan::{Plan, Step, written};
 use super::simd::Kernels;
-use super::tile::Tap;
+use super::work::{Scratch, Work};
 use crate::graph::fuse::{GraphError, fuse};
 use crate::graph::limits::MODEL_BYTES_MAX;
 use crate::graph::onnx::OnnxError;
@@ -44,14 +43,6 @@ pub(super) struct Workspace {
     scratch: Vec<Scratch>,
     /// Time by layer, if asked for.
     pub(super) profile: Option<Vec<Duration>>,
-}
-
-/// What a thread needs for itself.
-#[derive(Default)]
-struct Scratch {
-    lines: [Aligned<f32>; 3],
-    rows: Vec<Weighted>,
-    taps: Vec<Tap>,
 }
 
 /// Gives the values of a row of the input: (channel, row, where to put them).
@@ -311,58 +302,12 @@ impl Net {
         let residual = layer.residual.map(from);
         let ends = Ends { residual, relu: layer.relu, raw, second };
         let threads = if step.parts.len() > 1 { threads().clamp(1, step.parts.len()) } else { 1 };
-        let work = Work { net: self, plan, index, from: &from };
+        let Self { convs, kernels, .. } = self;
+        let work = Work { layers: &self.graph.layers, convs, kernels, plan, index, from: &from };
         work.share(ends, &step.parts, &mut workspace.scratch, threads);
         for (buffer, place) in out.into_iter().flatten() {
             workspace.buffers[place.buffer] = buffer;
         }
-    }
-}
-
-/// The parts of a step.
-struct Work<'a, F> {
-    net: &'a Net,
-    plan: &'a Plan,
-    /// The layer.
-    index: usize,
-    /// The values that it reads.
-    from: &'a F,
-}
-
-impl<'a, F: Fn(ValueId) -> From<'a> + Sync> Work<'a, F> {
-    /// Computes parts on so many threads of the pool that this one belongs to. What no other thread has begun when this one gets there, it
-    /// does itself: it never waits for one that has no core.
-    fn share(&self, mut ends: Ends<'_>, parts: &[Part], scratch: &mut [Scratch], threads: usize) {
-        if threads < 2 || parts.len() < 2 {
-            parts.iter().for_each(|part| self.part(part, &mut ends, &mut scratch[0]));
-            return;
-        }
-        let (above, below) = parts.split_at(parts.len().div_ceil(2));
-        let (ends_above, ends_below) = ends.split(below[0].rows.start);
-        let (scratch_above, scratch_below) = scratch.split_at_mut(above.len());
-        let half = threads.div_ceil(2);
-        rayon_core::join(
-            || self.share(ends_above, above, scratch_above, half),
-            || self.share(ends_below, below, scratch_below, threads - half),
-        );
-    }
-
-    fn part(&self, part: &Part, ends: &mut Ends<'_>, scratch: &mut Scratch) {
-        let Self { net, plan, index, from } = self;
-        let layer = &net.graph.layers[*index];
-        match (&net.convs[*index], &part.tiles) {
-            (Some(conv), Some(tiles)) => {
-                conv.run(from(layer.source), ends, part.rows.clone(), tiles, &mut scratch.taps);
-            }
-            _ => {
-                let Scratch { lines, rows, .. } = scratch;
-                let mut work = Rows { kernels: &net.kernels, plan, scratch: lines, rows };
-                for row in part.rows.clone() {
-                    work.row(layer, *index, from, ends, row);
-                }
-            }
-        }
-        ends.seal(&part.rows);
     }
 }
 
