@@ -26,6 +26,9 @@ struct Launch {
     unsigned shared_bytes;
 };
 
+// position.cpp: the state of threads.cpp on this host thread.
+extern __thread struct Runner* runner __attribute__((tls_model("initial-exec"), visibility("default")));
+
 // threads.cpp: runs all blocks of a launch, one after the other, on this host thread.
 void run(const Launch& launch, void** arguments);
 // Threads and blocks from the last to the first: what depends on their order comes out differently.
@@ -41,7 +44,7 @@ bool release(void* data);                            // false if it is no alloca
 bool contains(const void* data, size_t bytes);       // inside one live allocation
 void check_guards();                                 // faults if a kernel wrote beside an allocation
 void memory_info(size_t& free_bytes, size_t& total_bytes);
-void watch_faults();                                 // explains a touch of a guard page
+void watch_faults();                                 // explains a touch of a guard page, and misaligned accesses
 void* allocate_pinned(size_t bytes);
 bool release_pinned(void* data);
 bool is_pinned(const void* data, size_t bytes);

@@ -26,8 +26,6 @@ thread_local __align__(128) unsigned char dynamic_shared[DYNAMIC_SHARED_BYTES_MA
 
 namespace shim {
 
-__thread Position position;
-
 namespace {
 
 constexpr unsigned THREADS_MAX = 1024;
@@ -35,7 +33,7 @@ constexpr size_t STACK_BYTES = 128 * 1024;
 constexpr uint64_t STACK_END = 0x5ac4f00d5ac4f00d;
 constexpr unsigned char AFTER_SHARED = 0xc5;
 
-std::atomic<bool> reversed{false};
+std::atomic<bool> reversed{std::getenv("TRIAGED_SHIM_REVERSE") != nullptr};
 
 // Saves the registers that a call keeps, and goes on where `load` was saved. System V ABI: rbx, rbp, r12 to r15.
 #if defined(__x86_64__)
@@ -87,6 +85,8 @@ inline void prepare(Place& place, unsigned char* stack, size_t bytes, void (*ent
     makecontext(&place, entry, 0);
 }
 #endif
+
+}  // namespace
 
 struct Fiber {
     Place place;
@@ -141,6 +141,7 @@ struct Runner {
     void enter(unsigned fiber) {
         current = fiber;
         position.thread = fibers[fiber].thread;
+        position.lane = static_cast<int>(fibers[fiber].linear % 32);
     }
     void start_thread();
     void finish_thread();
@@ -150,8 +151,9 @@ struct Runner {
     void run_block();
 };
 
+namespace {
+
 thread_local std::unique_ptr<Runner> runner_owner;
-__thread Runner* runner;
 
 // What every fiber does: one thread after the other, until another fiber has work that must come first.
 void fiber_main() {
@@ -161,6 +163,8 @@ void fiber_main() {
         runner->finish_thread();
     }
 }
+
+}  // namespace
 
 unsigned Runner::unused_fiber() {
     if (unused_count > 0) return unused[--unused_count];
@@ -179,6 +183,7 @@ void Runner::start_thread() {
     fiber.thread = next;
     fiber.linear = linear;
     position.thread = next;
+    position.lane = static_cast<int>(linear % 32);
     const dim3& size = launch->block;
     if (reverse) {
         if (next.x-- == 0) {
@@ -278,10 +283,6 @@ void Runner::run_block() {
         }
     }
 }
-
-}  // namespace
-
-int lane() { return static_cast<int>(runner->fibers[runner->current].linear % 32); }
 
 int meet_block(int line, int value) {
     Runner& r = *runner;

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 
 /// Sources of the device itself; the kernels' unit is made from `kernels/cu/all.cu`.
 const UNITS: [&str; 4] = ["driver", "memory", "streams", "threads"];
+/// The one that is a library of its own.
+const POSITION: &str = "position";
 /// As fast as this machine allows, because whole networks run on it; contraction would change sums that the GPU
 /// rounds step by step (`__fmul_rn`).
 const FLAGS: [&str; 11] = [
@@ -24,6 +26,8 @@ const FLAGS: [&str; 11] = [
     "-Wall",
     "-Wno-unknown-pragmas",
 ];
+/// Of the kernels: a GPU refuses accesses at addresses that are no multiple of their alignment, x86 does not.
+const FLAGS_OF_KERNELS: [&str; 2] = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"];
 /// Builds that nobody has made for so long are removed.
 const KEPT_S: u64 = 3600;
 
@@ -90,7 +94,7 @@ fn fingerprint(files: &[PathBuf]) -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
     let mut hash = Sha256::new();
-    hash.update(FLAGS.join(" "));
+    hash.update([&FLAGS[..], &FLAGS_OF_KERNELS].concat().join(" "));
     hash.update(cpu.unwrap_or_default());
     for path in files {
         let content = std::fs::read(path).expect("a source can be read");
@@ -116,13 +120,14 @@ fn compile_device(root: &Path, work: &Path, objects: &Path) {
     if objects.exists() {
         return;
     }
-    let running = UNITS.map(|unit| {
+    let units: Vec<&str> = UNITS.into_iter().chain([POSITION]).collect();
+    let running = units.iter().map(|unit| {
         let mut command = compiler(root);
         command.arg("-c").arg(root.join("shim").join(unit).with_extension("cpp"));
         command.arg("-o").arg(work.join(unit).with_extension("o"));
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("g++ is there")
     });
-    for (child, unit) in running.into_iter().zip(UNITS) {
+    for (child, unit) in running.collect::<Vec<_>>().into_iter().zip(&units) {
         finished(unit, child.wait_with_output());
     }
     std::fs::rename(work, objects).expect("the target folder can be written");
@@ -143,7 +148,9 @@ fn compile_kernels(root: &Path, work: &Path) {
     unit.push_str(&format!("}};\nconst unsigned kernel_count = {};\n}}  // namespace shim\n", kernels.len()));
     std::fs::write(&source, unit).expect("the target folder can be written");
     let object = work.join("kernels.o");
-    finished("kernels", compiler(root).arg("-c").arg(source).arg("-o").arg(object).output());
+    let mut command = compiler(root);
+    command.args(FLAGS_OF_KERNELS).arg("-c").arg(source).arg("-o").arg(object);
+    finished("kernels", command.output());
 }
 
 fn link(work: &Path, objects: &Path) {
@@ -154,8 +161,12 @@ fn link(work: &Path, objects: &Path) {
         command.arg(format!("-Wl,-soname,{name}")).arg("-o").arg(work.join(name));
         command
     };
-    let own = UNITS.map(|unit| objects.join(unit).with_extension("o"));
-    finished("linking", library("libcuda.so.1").args(own).arg(work.join("kernels.o")).output());
+    let object = |unit| objects.join(unit).with_extension("o");
+    let position = work.join("libshim_position.so");
+    finished("linking", library("libshim_position.so").arg(object(POSITION)).output());
+    let mut first = library("libcuda.so.1");
+    first.arg("-Wl,-rpath,$ORIGIN").args(UNITS.map(object)).arg(work.join("kernels.o")).arg(position);
+    finished("linking", first.output());
     // Some ask for the library without a version: an empty one of that name leads to the first.
     let first = work.join("libcuda.so.1");
     finished("linking", library("libcuda.so").arg("-Wl,-rpath,$ORIGIN").arg(first).output());

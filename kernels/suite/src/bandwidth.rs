@@ -4,6 +4,10 @@
 //! measured. Never does: compare results; the part `kernels` does.
 
 use kernels::Paste;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
 use kernels::device::{Arg, Buffer, Device, Stream};
 use kernels::gpu::ingest::Ingest;
 use kernels::gpu::layers::{self, Arithmetic, Conv, Finish, Shape, Span, Window};
@@ -31,7 +35,8 @@ struct Run<'a> {
 }
 
 /// Runs all.
-pub fn run(part: &mut Part, gpu: &Device, ordinal: usize, quick: bool) -> anyhow::Result<()> {
+pub fn run(part: &mut Part, gpu: &Device, ordinal: usize, data: &Path, quick: bool) -> anyhow::Result<()> {
+    occupancy(part, gpu, data)?;
     let (rounds, calls) = if quick { (1, 2) } else { (7, 20) };
     let mut run =
         Run { part, bench: Bench::new(gpu)?, peak: peak_bandwidth(ordinal), copy: 0.0, rounds, calls, quick };
@@ -48,6 +53,22 @@ pub fn run(part: &mut Part, gpu: &Device, ordinal: usize, quick: bool) -> anyhow
     run.ingest()?;
     run.masks()?;
     run.layers()
+}
+
+/// The table that was made with the bundle, of the cubin that this device takes.
+fn occupancy(part: &mut Part, gpu: &Device, data: &Path) -> anyhow::Result<()> {
+    let path = data.join("occupancy.json");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let all: BTreeMap<u32, Vec<[String; 6]>> = serde_json::from_str(&text)?;
+    let (major, minor) = gpu.compute_capability();
+    let fits = all.into_iter().rfind(|(built, _)| built / 10 == major && built % 10 <= minor);
+    let (built, rows) = fits.with_context(|| format!("no cubin for {major}.{minor}"))?;
+    part.table(
+        &format!("Occupancy of the kernels, sm_{built}"),
+        "Theoretical, of the largest block that a kernel allows, from its registers and static shared memory (bytes).",
+        &["kernel", "threads", "registers", "shared", "blocks", "occupancy"],
+    )?;
+    rows.into_iter().try_for_each(|row| part.row(row.to_vec()))
 }
 
 impl Run<'_> {

@@ -65,6 +65,9 @@ enum Command {
         /// Numbers of slices.
         #[arg(long, value_delimiter = ',', default_values_t = [40, 150, 300, 600])]
         slices: Vec<usize>,
+        /// Engines; those that can't work here are left out.
+        #[arg(long, value_delimiter = ',', default_values_t = ["cuda", "tensorrt", "cpu"].map(String::from))]
+        engines: Vec<String>,
     },
     /// Writes the pixels of a study for other programs: 16-bit cells, slice by slice.
     Pixels {
@@ -116,11 +119,11 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     let done = match &cli.command {
         Command::Device => device::facts(&mut part, &gpu, cli.gpu),
         Command::Kernels => checks::run(&mut part, &gpu, cli.quick),
-        Command::Bandwidth => bandwidth::run(&mut part, &gpu, cli.gpu, cli.quick),
+        Command::Bandwidth => bandwidth::run(&mut part, &gpu, cli.gpu, &cli.data, cli.quick),
         Command::Engines => engines::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, cli.quick),
-        Command::Studies { slices } => {
+        Command::Studies { slices, engines } => {
             drop(gpu);
-            studies::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, slices, cli.quick)
+            studies::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, slices, engines, cli.quick)
         }
         Command::Pixels { .. } | Command::Report => Ok(()),
     };

@@ -7,12 +7,19 @@ use std::time::Instant;
 
 use engine::{Analysis, Analyzer, Zoo};
 
-use crate::engines::{self, NAMES};
+use crate::engines;
 use crate::part::Part;
 use crate::volume::{Volume, threads};
 
 /// Runs all.
-pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, sizes: &[usize], quick: bool) -> anyhow::Result<()> {
+pub fn run(
+    part: &mut Part,
+    zoo: &Zoo,
+    phantom: &Volume,
+    sizes: &[usize],
+    names: &[String],
+    quick: bool,
+) -> anyhow::Result<()> {
     let (rounds, side) = if quick { (1, crate::side(true)) } else { (5, crate::side(false)) };
     part.table(
         "Whole studies, from decoded pixels to the outcome",
@@ -21,7 +28,7 @@ pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, sizes: &[usize], quick:
     )?;
     for &slices in sizes {
         let study = phantom.study(slices, side);
-        for name in NAMES.into_iter().chain(["cpu"]) {
+        for name in names {
             match engines::open(zoo, name) {
                 Ok(analyzer) => time(part, name, &analyzer, &study, rounds)?,
                 Err(why) => println!("  {name}: skipped: {why}"),
