@@ -10,7 +10,6 @@
 //!                     ▲                        │                    │
 //!                     └────── a late slice ────┴────────────────────┘
 //! ```
-#[allow(dead_code, reason = "the appliance does not collect yet")]
 mod audit;
 mod commitment_requests;
 mod commitments;
@@ -22,7 +21,6 @@ mod packed;
 mod procedure_steps;
 mod schema;
 mod studies;
-#[allow(dead_code, reason = "the screen is not here yet")]
 mod users;
 
 pub use commitment_requests::{Answered, Uncommitted};

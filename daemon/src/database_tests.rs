@@ -97,12 +97,12 @@ fn a_slice_that_arrives_during_the_evaluation_is_not_forgotten() {
     // The second evaluation waits for its turn while the first one ends: the study is not done.
     database.receive(&study, 3).unwrap();
     let second = database.evaluate(key).unwrap();
-    database.finish(first, 2, &outcome(&study), &[], 11).unwrap();
+    database.finish(first, 2, &outcome(&study), &[], Some(&crate::database::View::default()), 11).unwrap();
     drop(database);
     // … nor by a restart.
     let database = Database::open(&path).unwrap();
     assert_eq!(database.unfinished().unwrap(), [key]);
-    database.finish(second, 3, &outcome(&study), &[], 12).unwrap();
+    database.finish(second, 3, &outcome(&study), &[], Some(&crate::database::View::default()), 12).unwrap();
     assert!(database.unfinished().unwrap().is_empty());
 }
 

@@ -1,8 +1,6 @@
 //! `triaged`: parses the command line and runs one command.
-#[allow(dead_code, reason = "the screen is not here yet")]
 mod access;
 mod appliance;
-#[allow(dead_code, reason = "the screen is not here yet")]
 mod audit;
 mod commands;
 mod commitment;
