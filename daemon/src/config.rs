@@ -450,7 +450,7 @@ mod tests {
         let config = Config::parse(all).unwrap();
         assert_eq!(config.destinations.len(), 4);
         let own_table = tls.split("[tls]").nth(1).unwrap();
-        let encrypted = format!("{}\n[tls]\n{own_table}", all.replace("listen = ", "listen_tls = "));
+        let encrypted = format!("{}\n[tls]\n{own_table}", all.replacen("listen = ", "listen_tls = ", 1));
         assert!(Config::parse(&encrypted).unwrap().tls.is_some());
     }
 

@@ -59,7 +59,7 @@ mod tests {
             .filter(|path| path.extension().is_some_and(|e| e == "rs") && !path.ends_with("strings.rs"))
             .map(|path| std::fs::read_to_string(path).unwrap())
             .collect();
-        for used in sources.split("t(\"").skip(1) {
+        for used in sources.split(".t(\"").skip(1) {
             strings.get(used.split('"').next().unwrap());
         }
         let unused: Vec<_> =
