@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use engine::{
-    Analysis, AnalysisError, Analyzer, Choice, EngineError, LabelVolume, Pixels, PreparedSlice, SourceSlice,
-    SpacingMm, Zoo,
+    Analysis, AnalysisError, Analyzer, Choice, EngineError, LabelVolume, Pixels, PreparedSlice, Setup,
+    SourceSlice, SpacingMm, Zoo,
 };
 use serde::Deserialize;
 
@@ -73,7 +73,7 @@ fn tiny() -> PathBuf {
 }
 
 fn analyzer(zoo: &Path, threads: usize) -> Analyzer {
-    Analyzer::new(Zoo::open(zoo).unwrap(), Choice::Cpu, threads).unwrap()
+    Analyzer::new(Zoo::open(zoo).unwrap(), &Setup::new(Choice::Cpu, threads)).unwrap()
 }
 
 fn prepare(

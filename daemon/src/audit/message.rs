@@ -49,7 +49,7 @@ pub fn message(event: &Event, source: &Source) -> String {
     match &event.action {
         Action::View(subject) | Action::Acknowledge(subject) => study_and_patient(&mut xml, subject),
         Action::ChangeUser { name } => account(&mut xml, name, &event.text),
-        Action::Start | Action::Stop | Action::Login | Action::Logout => {}
+        Action::Start | Action::Stop | Action::Login | Action::Logout | Action::ViewList => {}
     }
     xml + "</AuditMessage>"
 }
@@ -62,6 +62,8 @@ fn identification(xml: &mut String, event: &Event) {
         Action::Stop => ("E", ("110100", "Application Activity"), Some(("110121", "Application Stop"))),
         Action::Login => ("E", ("110114", "User Authentication"), Some(("110122", "Login"))),
         Action::Logout => ("E", ("110114", "User Authentication"), Some(("110123", "Logout"))),
+        // PS3.15 section A.5.3.10: what was asked of a list of patients.
+        Action::ViewList => ("E", ("110112", "Query"), None),
         Action::View(_) => ("R", ("110103", "DICOM Instances Accessed"), None),
         Action::Acknowledge(_) => ("U", ("110111", "Procedure Record"), None),
         Action::ChangeUser { .. } => {

@@ -102,11 +102,11 @@ impl Conv {
         };
         let (width, stride) = match (width, stride) {
             (1 | 3, 1) => (width, 1),
-            (_, 1) if !half => (0, 1),
+            (_, 1) => (0, 1),
             (_, 2) => (0, 2),
             _ => (0, 0),
         };
-        let any = Shape { source, half, width, stride, sums: 0, rows: 0, pixels: 0 };
+        let any = Shape { source, half, width, stride, sums: 0, blocks: self.blocks, rows: 0, pixels: 0 };
         Tiles(segments(from, to).map(|segment| {
             let segment = segment?;
             let (whole, _) = choose(any, &[1, 3], to.rows(), segment.len, kernels)?;
@@ -132,7 +132,7 @@ impl Conv {
             // The last tile ends at the edge and repeats what the one before it did: the same bits.
             let firsts = || rows.clone().step_by(shape.rows).map(|y| y.min(rows.end - shape.rows));
             firsts().for_each(|first| self.taps(from.layout, dims, first, shape.rows, taps));
-            for block in 0..self.blocks {
+            for block in (0..self.blocks).step_by(shape.blocks) {
                 for (first, taps) in firsts().zip(taps.chunks_exact(heights)) {
                     self.row(&from, ends, block, first, (segment, shape, *kernel), taps);
                 }
@@ -150,9 +150,9 @@ impl Conv {
         (segment, shape, kernel): (&Segment, &Shape, TileFn),
         taps: &[Tap],
     ) {
-        let rows = |layout: &Layout, start: usize| row_offsets(layout, start, block, first, shape.rows);
-        let lanes = block * LANES..(block + 1) * LANES;
-        let panel = block * self.panel_len..(block + 1) * self.panel_len;
+        let rows = |layout: &Layout, start: usize| row_offsets(layout, start, block, first, shape);
+        let lanes = block * LANES..(block + shape.blocks) * LANES;
+        let panel = block * self.panel_len..(block + shape.blocks) * self.panel_len;
         let mut tile = Tile {
             input: from.values,
             taps,
@@ -168,6 +168,7 @@ impl Conv {
                 Panels::Full(values) => Panel::Full(&values.values()[panel]),
                 Panels::Half(values) => Panel::Half(&values.values()[panel]),
             },
+            panel_step: self.panel_len,
             bias: &self.bias[lanes.clone()],
             residual: ends.residual.as_ref().map(|r| (r.values, rows(r.layout, 0))),
             relu: ends.relu,
@@ -266,11 +267,18 @@ pub(super) fn by_lane(values: &[f32], pairs: bool) -> Vec<f32> {
     out
 }
 
-/// Where each row of a tile has its first pixel.
-fn row_offsets(layout: &Layout, start: usize, block: usize, first: usize, count: usize) -> [usize; ROWS_MAX] {
+/// Where each row of a tile has its first pixel, or each block.
+fn row_offsets(
+    layout: &Layout,
+    start: usize,
+    block: usize,
+    first: usize,
+    shape: &Shape,
+) -> [usize; ROWS_MAX] {
     let mut rows = [0; ROWS_MAX];
-    for (r, slot) in rows.iter_mut().enumerate().take(count) {
-        *slot = layout.row(first + r) - start + block * layout.block_step();
+    for (r, slot) in rows.iter_mut().enumerate().take(shape.rows.max(shape.blocks)) {
+        let (row, block) = if shape.blocks > 1 { (first, block + r) } else { (first + r, block) };
+        *slot = layout.row(row) - start + block * layout.block_step();
     }
     rows
 }
@@ -290,27 +298,36 @@ fn segments(from: &Layout, to: &Layout) -> [Option<Segment>; 2] {
     }
 }
 
-/// The kernel that is expected to take the least time for `rows` × `len` outputs, with one of these numbers of sums an output.
+/// The kernel that is expected to take the least time for `rows` × `len` outputs of all blocks, with one of these numbers of sums an output.
 fn choose(any: Shape, sums: &[usize], rows: usize, len: usize, kernels: &Kernels) -> Option<(Shape, TileFn)> {
     let mut best: Option<(f64, Shape, TileFn)> = None;
+    let mut consider = |shape: Shape| {
+        let Some(kernel) = (kernels.tile)(shape) else { return };
+        // Cycles for one input channel and tap: two multiply-adds each, four until a sum can be added to again; the loads of weights. At width
+        // 3 an input serves three multiply-adds; else each needs its own load, two a cycle as well, unless there are two blocks.
+        let horizontal = any.width.max(1) as f64;
+        let outputs = (shape.rows * shape.pixels * shape.blocks) as f64;
+        let waiting = if shape.sums == 1 { 4.0 * horizontal } else { 8.0 };
+        let loading = if any.width != 3 && shape.blocks == 1 { 1.4 } else { 1.0 };
+        let cycles = (0.5 * horizontal * outputs * loading).max(waiting)
+            + 0.4 * shape.rows as f64
+            + (horizontal * shape.blocks as f64) * if any.half { 1.5 } else { 0.6 };
+        let tiles = rows.div_ceil(shape.rows) * len.div_ceil(shape.pixels) * (any.blocks / shape.blocks);
+        let cost = tiles as f64 * cycles;
+        if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+            best = Some((cost, shape, kernel));
+        }
+    };
     for &sums in sums {
         for tile_rows in 1..=rows.min(ROWS_MAX) {
             for pixels in 1..=len.min(12) {
-                let shape = Shape { sums, rows: tile_rows, pixels, ..any };
-                let Some(kernel) = (kernels.tile)(shape) else { continue };
-                // Cycles for one input channel and tap: two multiply-adds each, four until a sum can be added to again; the loads of weights.
-                let horizontal = any.width.max(1) as f64;
-                let outputs = (tile_rows * pixels) as f64;
-                let waiting = if sums == 1 { 4.0 * horizontal } else { 8.0 };
-                let cycles = (0.5 * horizontal * outputs).max(waiting)
-                    + 0.4 * tile_rows as f64
-                    + horizontal * if any.half { 1.5 } else { 0.6 };
-                let tiles = rows.div_ceil(tile_rows) * len.div_ceil(pixels);
-                let cost = tiles as f64 * cycles;
-                if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
-                    best = Some((cost, shape, kernel));
-                }
+                consider(Shape { sums, blocks: 1, rows: tile_rows, pixels, ..any });
             }
+        }
+    }
+    if any.blocks.is_multiple_of(2) && any.width != 3 && sums.contains(&1) {
+        for pixels in 1..=len.min(12) {
+            consider(Shape { width: 0, sums: 1, blocks: 2, rows: 1, pixels, ..any });
         }
     }
     best.map(|(_, shape, kernel)| (shape, kernel))

@@ -348,3 +348,22 @@ fn can_pair(graph: &Graph) -> bool {
         keeps || (filter.inputs > 8 && filter.outputs > 8)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads a file")]
+    fn the_plans_used_last_are_kept() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny/lungs/model.onnx");
+        let net = Net::load(&path, super::super::simd::available()[0]).unwrap();
+        let plan = |columns| net.plan([1, 16, columns], 1).unwrap();
+        let plans: Vec<_> = (1..=PLANS_MAX).map(plan).collect();
+        assert!(Arc::ptr_eq(&plans[0], &plan(1)), "as many as are kept");
+        plan(PLANS_MAX + 1);
+        assert!(Arc::ptr_eq(&plans[0], &plan(1)), "the first, used again since");
+        assert!(!Arc::ptr_eq(&plans[1], &plan(2)), "the one not used for longest went");
+        assert!(!Arc::ptr_eq(&plan(1), &net.plan([1, 16, 1], 2).unwrap()), "one for two threads is another");
+    }
+}

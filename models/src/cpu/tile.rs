@@ -36,7 +36,7 @@ pub(super) enum Panel<'a> {
 pub(super) struct Target<'a> {
     /// The buffer.
     pub(super) values: &'a mut [f32],
-    /// Where the first pixel of each row of the tile is.
+    /// Where the first pixel of each row of the tile is, or of each block in a tile of blocks.
     pub(super) rows: [usize; ROWS_MAX],
 }
 
@@ -76,9 +76,11 @@ pub(super) struct Tile<'a> {
     pub(super) width: usize,
     /// Values between the inputs of neighbouring outputs, for kernels of any width.
     pub(super) stride: usize,
-    /// The weights.
+    /// The weights, of one block of outputs or of two.
     pub(super) panel: Panel<'a>,
-    /// By lane.
+    /// From the weights of a block to those of the next.
+    pub(super) panel_step: usize,
+    /// By lane, of the same blocks.
     pub(super) bias: &'a [f32],
     /// Added to the sum: buffer and where each row is.
     pub(super) residual: Option<(&'a [f32], [usize; ROWS_MAX])>,

@@ -222,7 +222,7 @@ fn crop(
         paste: &paste,
         lung_threshold: 0.5,
         lesion_threshold: 0.2,
-        threads: 1,
+        threads: 2,
     };
     let mut labels = vec![0; slices.len() * source[0] * source[1]];
     let told = Mutex::new(Vec::new());
@@ -375,7 +375,7 @@ fn six_hundred_slices_stay_within_two_gibibytes() {
         paste: &paste,
         lung_threshold: 0.5,
         lesion_threshold: 0.2,
-        threads: 1,
+        threads: 2,
     };
     let start = Instant::now();
     gpu.crop(&job, &mut labels, &|_, _| ()).unwrap();
