@@ -16,11 +16,12 @@ PARTICIPANT = {"UserID", "AlternativeUserID", "UserName", "UserIsRequestor"} | {
 }
 OBJECT = {f"ParticipantObject{name}" for name in ("ID", "TypeCode", "TypeCodeRole", "DataLifeCycle", "Sensitivity")}
 # Section A.5.3: the message, its actions, the types that it must have, how many participants, which objects.
-STUDY, PATIENT, ACCOUNT = ("2", "3", "110180"), ("1", "1", "2"), ("2", "13", "11")
+STUDY, PATIENT, ACCOUNT, PAGE = ("2", "3", "110180"), ("1", "1", "2"), ("2", "13", "11"), ("2", "3", "12")
 MESSAGES = {
     "110100": ("Application Activity", "E", {"110120", "110121"}, (1,), []),
     "110103": ("DICOM Instances Accessed", "CRUD", None, (1, 2), [STUDY, PATIENT]),
     "110111": ("Procedure Record", "CRUD", None, (1, 2), [STUDY, PATIENT]),
+    "110112": ("Query", "E", None, (2,), [PAGE]),
     "110113": ("Security Alert", "E", {"110137"}, (1, 2), [ACCOUNT]),
     "110114": ("User Authentication", "E", {"110122", "110123"}, (1, 2), []),
 }
@@ -82,8 +83,8 @@ def judge(text):
         assert person.get("NetworkAccessPointTypeCode") in ("1", "2")
         assert person.get("NetworkAccessPointID")
         list(map(coded, person.iter("RoleIDCode")))
-    if event_id == "110100":
-        assert [role.get("csd-code") for role in people[0]] == ["110150"]
+    roles = [role.get("csd-code") for person in people for role in person]
+    assert roles == {"110100": ["110150"], "110112": ["110153", "110152"]}.get(event_id, [])
     source = root.find("AuditSourceIdentification")
     attributes(source, {"AuditSourceID"}, {"AuditEnterpriseSiteID"})
     assert [code.get("csd-code") for code in source] == ["4"]
@@ -94,7 +95,8 @@ def judge(text):
         order(
             thing,
             ("ParticipantObjectIDTypeCode", 1, 1),
-            ("ParticipantObjectName", 1, 1),
+            # Section A.5.1: a name or a query.
+            ("ParticipantObjectQuery" if event_id == "110112" else "ParticipantObjectName", 1, 1),
             ("ParticipantObjectDetail", 0, many),
         )
         kind = coded(thing.find("ParticipantObjectIDTypeCode"))

@@ -80,6 +80,13 @@ fn every_event_is_a_message_that_the_standard_knows() {
             ..event(Action::View(subject("1.2", "1")))
         },
     ];
+    let list = message(&event(Action::ViewList), &source());
+    if let Some(judged) = judged(&[list]) {
+        assert_eq!(
+            (judged[0]["event"].as_str(), judged[0]["objects"][0].as_str()),
+            (Some("110112"), Some("/"))
+        );
+    }
     let messages: Vec<String> = events.iter().map(|event| message(event, &source())).collect();
     assert!(messages.iter().all(|message| !message.contains('\n')));
     let Some(judged) = judged(&messages) else { return };
