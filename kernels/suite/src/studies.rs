@@ -18,6 +18,7 @@ pub fn run(
     phantom: &Volume,
     sizes: &[usize],
     names: &[String],
+    gpu: usize,
     quick: bool,
 ) -> anyhow::Result<()> {
     let (rounds, side) = if quick { (1, crate::side(true)) } else { (5, crate::side(false)) };
@@ -28,7 +29,7 @@ pub fn run(
     )?;
     let mut opened = Vec::new();
     for name in names {
-        match engines::open(zoo, name) {
+        match engines::open(zoo, name, gpu) {
             Ok(analyzer) => opened.push((name, analyzer)),
             Err(why) => println!("  {name}: skipped: {why}"),
         }
