@@ -7,6 +7,7 @@ pub mod hospital;
 pub mod outbox;
 pub mod phantom;
 pub mod run;
+pub mod users;
 
 use study::{Outcome, Verdict};
 

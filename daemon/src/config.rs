@@ -1,7 +1,10 @@
 //! The configuration file: TOML, unknown keys refused, clinical thresholds explicit.
 //!
 //! Parsed once at the start; past it, values are valid. Nothing leaves the box but to the destinations named here.
+mod audit;
 mod check;
+
+pub use audit::{Audit, SyslogAddress, SyslogTransport};
 
 use anyhow::Context;
 use results::Kind;
@@ -44,6 +47,9 @@ pub struct Config {
     /// The modality worklist that is asked for priorities; never written to.
     #[serde(default)]
     pub worklist: Option<Worklist>,
+    /// The audit trail.
+    #[serde(default)]
+    pub audit: Audit,
 }
 
 /// The DICOM side of the box.
@@ -302,6 +308,11 @@ impl Dicom {
 }
 
 impl Storage {
+    /// Where the code that sets a new box up is kept.
+    pub fn setup_code(&self) -> PathBuf {
+        self.dir.join("setup-code")
+    }
+
     /// Days that images are kept, unless configured.
     pub const KEEP_DAYS_DEFAULT: f64 = 7.0;
 }
@@ -446,6 +457,17 @@ mod tests {
             ),
             ("[policy]", "[worklist]\nae_title = \"\"\naddress = \"ris:104\"\n[policy]", "AE title \"\""),
             ("[policy]", "[results]\nslices = 1000\n[policy]", "results.slices is 1000"),
+            (
+                "[policy]",
+                "[audit]\nsyslog = \"collector:514\"\n[policy]",
+                "audit.syslog is \"collector:514\"",
+            ),
+            (
+                "[policy]",
+                "[audit]\nsyslog = \"tls://collector:6514\"\n[policy]",
+                "tls:// in audit.syslog needs [tls]",
+            ),
+            ("[policy]", "[audit]\nkeep_days = 0\n[policy]", "audit.keep_days is 0"),
         ];
         for (from, to, want) in cases {
             let error = format!("{:#}", Config::parse(&LEAST.replace(from, to)).unwrap_err());

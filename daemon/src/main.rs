@@ -1,5 +1,9 @@
 //! `triaged`: parses the command line and runs one command.
+#[allow(dead_code, reason = "the screen is not here yet")]
+mod access;
 mod appliance;
+#[allow(dead_code, reason = "the screen is not here yet")]
+mod audit;
 mod commands;
 mod commitment;
 mod config;
@@ -42,6 +46,8 @@ enum Command {
     Bench(commands::bench::Args),
     /// What is on its way to the destinations: list, retry, drop; works while the daemon runs.
     Outbox(commands::outbox::Args),
+    /// Who may log in to the screen: list, add, password, remove; works while the daemon runs.
+    Users(commands::users::Args),
     /// Print the DICOM conformance statement.
     Conformance(commands::conformance::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
@@ -59,6 +65,7 @@ fn main() -> ExitCode {
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Outbox(args) => commands::outbox::run(&args),
+        Command::Users(args) => commands::users::run(&args),
         Command::Conformance(args) => commands::conformance::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
     };

@@ -1,4 +1,4 @@
-//! `cargo xtask cubins`: `kernels/cu/all.cu` → `kernels/cubins/sm_XX.cubin`, their manifest, and the table of them that the crate `kernels` includes.
+//! `cargo xtask cubins`: `kernels/cu/all.cu` → `kernels/cubins/sm_XX.cubin.gz`, their manifest, and the table of them that the crate `kernels` includes.
 //!
 //! Owns: which architectures there are, the compiler's options, and the proof that what is committed was built from the sources
 //! beside it. Never does: run at build time; the cubins are committed, so that nobody else needs a compiler or a network.
@@ -14,10 +14,16 @@ mod toolchain;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use flate2::read::GzDecoder;
+use flate2::{Compression, GzBuilder};
 
 use manifest::Manifest;
 use nvrtc::{Built, Nvrtc};
@@ -59,7 +65,7 @@ pub fn build() -> anyhow::Result<()> {
     for (path, content) in &files {
         bytes += content.len();
         let target = root.join(path);
-        if std::fs::read(&target).ok().as_ref() != Some(content) {
+        if !std::fs::read(&target).is_ok_and(|old| same(path, &old, content)) {
             std::fs::create_dir_all(target.parent().unwrap_or(&root))?;
             std::fs::write(&target, content).with_context(|| target.display().to_string())?;
             changed += 1;
@@ -82,7 +88,7 @@ pub fn check() -> anyhow::Result<()> {
     let mut wrong = Vec::new();
     for (path, content) in &files {
         match std::fs::read(root.join(path)) {
-            Ok(committed) if committed == *content => {}
+            Ok(committed) if same(path, &committed, content) => {}
             Ok(committed) => {
                 wrong.push(format!(
                     "{}: {} bytes, differ from the {} built",
@@ -119,8 +125,17 @@ pub fn report() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The theoretical occupancy of the committed cubins, by architecture: what [`occupancy::rows`] gives.
+pub fn occupancies() -> anyhow::Result<BTreeMap<u32, Vec<[String; 6]>>> {
+    let mut all = BTreeMap::new();
+    for (architecture, _) in ARCHITECTURES {
+        all.insert(architecture, occupancy::rows(architecture, &committed(&workspace(), architecture)?)?);
+    }
+    Ok(all)
+}
+
 /// The folder of the workspace.
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -128,27 +143,47 @@ fn compile(root: &Path) -> anyhow::Result<(BTreeMap<u32, Built>, Files)> {
     let sources = sources(root)?;
     ensure!(sources.contains_key(ROOT), "kernels/cu/{ROOT} is missing");
     let compilers = toolchain::install(root)?;
-    let mut built = BTreeMap::new();
-    for toolkit in [Toolkit::Cuda12, Toolkit::Cuda13] {
-        let nvrtc = Nvrtc::open(&compilers.library(toolkit)?, &compilers.builtins(toolkit)?)?;
-        for (architecture, _) in ARCHITECTURES.iter().filter(|(_, by)| *by == toolkit) {
-            let mut options = vec![format!("--gpu-architecture=sm_{architecture}")];
-            options.extend(OPTIONS.map(str::to_owned));
-            options.extend(compilers.includes(toolkit).iter().map(|dir| format!("-I{}", dir.display())));
-            let cubin =
-                nvrtc.compile(ROOT, &sources, &options).with_context(|| format!("sm_{architecture}"))?;
-            let made_for = elf::architecture(&cubin.cubin)?;
-            ensure!(made_for == *architecture, "the compiler made a cubin for sm_{made_for}");
-            built.insert(*architecture, cubin);
+    let open = |toolkit| Nvrtc::open(&compilers.library(toolkit)?, &compilers.builtins(toolkit)?);
+    let (cuda12, cuda13) = (open(Toolkit::Cuda12)?, open(Toolkit::Cuda13)?);
+    let compile_one = |architecture: u32, toolkit: Toolkit| -> anyhow::Result<Built> {
+        let mut options = vec![format!("--gpu-architecture=sm_{architecture}")];
+        options.extend(OPTIONS.map(str::to_owned));
+        options.extend(compilers.includes(toolkit).iter().map(|dir| format!("-I{}", dir.display())));
+        let nvrtc = if toolkit == Toolkit::Cuda12 { &cuda12 } else { &cuda13 };
+        let built = nvrtc.compile(ROOT, &sources, &options)?;
+        let made_for = elf::architecture(&built.cubin)?;
+        ensure!(made_for == architecture, "the compiler made a cubin for sm_{made_for}");
+        Ok(built)
+    };
+    let results = Mutex::new(BTreeMap::new());
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                // Independent programs may be compiled at once (NVRTC guide, "Thread Safety").
+                while let Some((architecture, toolkit)) =
+                    ARCHITECTURES.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let result = compile_one(*architecture, *toolkit);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).insert(*architecture, result);
+                }
+            });
         }
-    }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let built = results
+        .into_iter()
+        .map(|(architecture, result)| {
+            Ok((architecture, result.with_context(|| format!("sm_{architecture}"))?))
+        })
+        .collect::<anyhow::Result<BTreeMap<u32, Built>>>()?;
     let images = built.iter().map(|(architecture, built)| (*architecture, built.cubin.as_slice()));
     let manifest = Manifest::of(&sources, images);
     let mut files = Files::new();
     files.insert("kernels/cubins/manifest.toml".into(), manifest.to_text()?.into_bytes());
     files.insert("kernels/cubins/table.rs".into(), table(built.keys().copied()).into_bytes());
     for (architecture, built) in &built {
-        files.insert(format!("kernels/cubins/sm_{architecture}.cubin").into(), built.cubin.clone());
+        files.insert(cubin_path(*architecture), pack(&built.cubin)?);
     }
     Ok((built, files))
 }
@@ -174,7 +209,7 @@ fn stale(root: &Path, files: &Files) -> anyhow::Result<Vec<PathBuf>> {
     let mut stale = Vec::new();
     for entry in entries {
         let path = dir.join(entry?.file_name());
-        if path.extension().is_some_and(|e| e == "cubin") && !files.contains_key(&path) {
+        if path.to_string_lossy().contains(".cubin") && !files.contains_key(&path) {
             stale.push(path);
         }
     }
@@ -182,27 +217,48 @@ fn stale(root: &Path, files: &Files) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The Rust expression that includes the cubins.
-fn table(architectures: impl Iterator<Item = u32> + Clone) -> String {
+fn table(architectures: impl Iterator<Item = u32>) -> String {
     let mut out = String::from(
-        "// Written by `cargo xtask cubins`; not to be edited. Included by `src/device/cubins.rs`; ascending.\n{\n    \
-         /// An ELF image is read in place, in words.\n    #[repr(C, align(64))]\n    struct Aligned<Bytes: ?Sized>(Bytes);\n",
+        "// Written by `cargo xtask cubins`; not to be edited. Included by `src/device/cubins.rs`; ascending.\n&[\n",
     );
-    for architecture in architectures.clone() {
-        let _ = writeln!(
-            out,
-            "    const SM_{architecture}: &Aligned<[u8]> = &Aligned(*include_bytes!(\"sm_{architecture}.cubin\"));"
-        );
-    }
-    out.push_str("    &[\n");
     for architecture in architectures {
         let (major, minor) = (architecture / 10, architecture % 10);
         let _ = writeln!(
             out,
-            "        Cubin {{ architecture: ({major}, {minor}), image: &SM_{architecture}.0 }},"
+            "    Cubin {{ architecture: ({major}, {minor}), image: include_bytes!(\"sm_{architecture}.cubin.gz\") }},"
         );
     }
-    out.push_str("    ]\n}\n");
+    out.push_str("]\n");
     out
+}
+
+/// Where an architecture's cubin lies.
+fn cubin_path(architecture: u32) -> PathBuf {
+    format!("kernels/cubins/sm_{architecture}.cubin.gz").into()
+}
+
+fn pack(cubin: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut out = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+    out.write_all(cubin)?;
+    Ok(out.finish()?)
+}
+
+fn unpack(packed: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    GzDecoder::new(packed).read_to_end(&mut out)?;
+    Ok(out)
+}
+
+/// Reads a committed cubin.
+fn committed(root: &Path, architecture: u32) -> anyhow::Result<Vec<u8>> {
+    let path = root.join(cubin_path(architecture));
+    std::fs::read(&path).and_then(|packed| unpack(&packed)).with_context(|| path.display().to_string())
+}
+
+/// Whether files say the same: of packed ones the content counts, another version of the packer may write other bytes.
+fn same(path: &Path, a: &[u8], b: &[u8]) -> bool {
+    let packed = path.extension().is_some_and(|e| e == "gz");
+    a == b || packed && matches!((unpack(a), unpack(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 #[cfg(test)]
@@ -215,18 +271,20 @@ mod tests {
         let root = workspace();
         let text = std::fs::read_to_string(root.join("kernels/cubins/manifest.toml"))
             .expect("the manifest is committed");
-        let committed = Manifest::parse(&text).expect("a manifest");
+        let stated = Manifest::parse(&text).expect("a manifest");
         let images: Vec<(u32, Vec<u8>)> = ARCHITECTURES
             .iter()
             .map(|(architecture, _)| {
-                let path = root.join(format!("kernels/cubins/sm_{architecture}.cubin"));
-                (*architecture, std::fs::read(&path).expect("every architecture's cubin is committed"))
+                (
+                    *architecture,
+                    committed(&root, *architecture).expect("every architecture's cubin is committed"),
+                )
             })
             .collect();
         let tree =
             Manifest::of(&sources(&root).expect("sources"), images.iter().map(|(a, c)| (*a, c.as_slice())));
         assert_eq!(
-            committed, tree,
+            stated, tree,
             "kernels/cubins is not of these sources: run `cargo xtask cubins` and commit"
         );
         let rust = std::fs::read_to_string(root.join("kernels/cubins/table.rs")).expect("the table");

@@ -2,7 +2,11 @@
 //!
 //! Owns: the command line. Never does: anything that `cargo build` or `cargo test` needs.
 
+mod bundle;
 mod cubins;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -24,12 +28,29 @@ enum Command {
         #[arg(long)]
         report: bool,
     },
+    /// Makes a folder that checks and measures kernels and engines on a machine with a GPU, without Rust or a network.
+    GpuBundle {
+        /// New or empty folder.
+        #[arg(default_value = "target/gpu-bundle")]
+        dir: PathBuf,
+        /// A folder that `triaged phantom` made; by default one is made.
+        #[arg(long, value_name = "DIR")]
+        phantom: Option<PathBuf>,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
         Command::Cubins { check: true, .. } => cubins::check(),
         Command::Cubins { report: true, .. } => cubins::report(),
         Command::Cubins { .. } => cubins::build(),
+        Command::GpuBundle { dir, phantom } => bundle::make(&dir, phantom.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -6,9 +6,10 @@
 // are decided in double precision only where single precision can't decide them, so cards with few double units lose nothing. Only the bits
 // cross the bus: 14.6 KB instead of 469 KB.
 //
-// No kernel for the split of the lungs and for the coronal projection: k-means reads every 30th lung voxel (0.3 M points of 10 M voxels) and the
-// counts of each side are popcounts of the packed rows, 4.4 MB a mask, which the host has anyway: both take less time there than the fit's
-// ten rounds trips would hide. The projection sums what the host holds for any engine's use (43 MB at most), slice by slice.
+// No kernel for the split of the lungs, the counts of each side and the coronal projection. The masks cross the bus in any case (results are made of
+// them), and none of the three would save a byte of it: k-means reads every 30th lung voxel (0.33 M positions, 8 MB) about ten times, which stay in
+// the host's caches, and on the device each iteration would wait for the host to compare sides; the counts are sums over the masks that the
+// host walks anyway to label the sides; the projection sums planes that the host holds so that any engine can finish a study (43 MB, once).
 
 #include "resample.cuh"
 

@@ -36,6 +36,21 @@ struct __attribute__((aligned(4))) __half2 {
 };
 using half2 = __half2;
 
+namespace shim {
+
+// `count` halves to floats; rows of fragments are multiples of 8.
+inline void widen(const __half* from, float* to, int count) {
+    int i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= count; i += 8) {
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+    }
+#endif
+    for (; i < count; i++) to[i] = from[i];
+}
+
+}  // namespace shim
+
 inline __half __float2half(float x) { return __half(x); }
 inline __half __float2half_rn(float x) { return __half(x); }
 inline float __half2float(__half x) { return static_cast<float>(x); }

@@ -43,15 +43,17 @@ struct Position {
     uint3 block;
     uint3 block_size;
     uint3 grid_size;
+    int lane;
 };
 
-extern __thread Position position;
+// Defined in position.cpp, in a library of its own.
+extern __thread Position position __attribute__((tls_model("initial-exec"), visibility("default")));
 
 // Barriers: return when all threads concerned have come. `line` is the place in the source, which must be the same
 // for all. The warp's version gives each thread's word to all (until the warp's next meeting).
 int meet_block(int line, int value);                                    // returns the sum of the values
 const uint64_t* meet_warp(int line, unsigned mask, uint64_t word);      // by lane
-int lane();
+inline int lane() { return position.lane; }
 [[noreturn]] void fault(const char* what);
 
 template <class T>

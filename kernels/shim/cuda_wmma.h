@@ -51,12 +51,14 @@ inline void load_matrix_sync(fragment<Use, m, n, k, __half, Layout>& to, const _
     if (shim::lane() != 0) return;
     detail::check_place(from, stride, sizeof(__half));
     if constexpr (__is_same(Layout, row_major)) {
-        for (int r = 0; r < shape::rows; r++)
-            for (int c = 0; c < shape::columns; c++) to.x[r * shape::columns + c] = from[r * stride + c];
+        for (int r = 0; r < shape::rows; r++) shim::widen(from + r * stride, to.x + r * shape::columns, shape::columns);
     } else {
         static_assert(__is_same(Layout, col_major), "a or b needs a layout");
-        for (int c = 0; c < shape::columns; c++)
-            for (int r = 0; r < shape::rows; r++) to.x[r * shape::columns + c] = from[c * stride + r];
+        for (int c = 0; c < shape::columns; c++) {
+            float column[shape::rows];
+            shim::widen(from + c * stride, column, shape::rows);
+            for (int r = 0; r < shape::rows; r++) to.x[r * shape::columns + c] = column[r];
+        }
     }
 }
 

@@ -26,6 +26,9 @@ struct Launch {
     unsigned shared_bytes;
 };
 
+// position.cpp: the state of threads.cpp on this host thread.
+extern __thread struct Runner* runner __attribute__((tls_model("initial-exec"), visibility("default")));
+
 // threads.cpp: runs all blocks of a launch, one after the other, on this host thread.
 void run(const Launch& launch, void** arguments);
 // Threads and blocks from the last to the first: what depends on their order comes out differently.

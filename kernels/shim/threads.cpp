@@ -26,8 +26,6 @@ thread_local __align__(128) unsigned char dynamic_shared[DYNAMIC_SHARED_BYTES_MA
 
 namespace shim {
 
-__thread Position position;
-
 namespace {
 
 constexpr unsigned THREADS_MAX = 1024;
@@ -88,6 +86,8 @@ inline void prepare(Place& place, unsigned char* stack, size_t bytes, void (*ent
 }
 #endif
 
+}  // namespace
+
 struct Fiber {
     Place place;
     uint3 thread;
@@ -105,19 +105,19 @@ struct Warp {
 };
 
 struct Runner {
-    Fiber fibers[THREADS_MAX];
+    Fiber fibers[THREADS_MAX] = {};
     // Memory of a thread that has ended may be here: nobody waits yet.
     Warp warps[THREADS_MAX / 32] = {};
     uint16_t unused[THREADS_MAX], ready[THREADS_MAX], at_barrier[THREADS_MAX];
     unsigned unused_count = 0, created = 0, ready_head = 0, ready_count = 0;
-    unsigned threads, started, finished, waiting;
-    int barrier_line, barrier_sum, barrier_released;
-    uint3 next;
-    unsigned current;
-    bool reverse;
-    Place main;
+    unsigned threads = 0, started = 0, finished = 0, waiting = 0;
+    int barrier_line = 0, barrier_sum = 0, barrier_released = 0;
+    uint3 next = {};
+    unsigned current = 0;
+    bool reverse = false;
+    Place main = {};
     const Launch* launch = nullptr;
-    void** arguments;
+    void** arguments = nullptr;
     unsigned char* stacks;
 
     Runner() {
@@ -141,6 +141,7 @@ struct Runner {
     void enter(unsigned fiber) {
         current = fiber;
         position.thread = fibers[fiber].thread;
+        position.lane = static_cast<int>(fibers[fiber].linear % 32);
     }
     void start_thread();
     void finish_thread();
@@ -150,8 +151,9 @@ struct Runner {
     void run_block();
 };
 
+namespace {
+
 thread_local std::unique_ptr<Runner> runner_owner;
-__thread Runner* runner;
 
 // What every fiber does: one thread after the other, until another fiber has work that must come first.
 void fiber_main() {
@@ -161,6 +163,8 @@ void fiber_main() {
         runner->finish_thread();
     }
 }
+
+}  // namespace
 
 unsigned Runner::unused_fiber() {
     if (unused_count > 0) return unused[--unused_count];
@@ -179,6 +183,7 @@ void Runner::start_thread() {
     fiber.thread = next;
     fiber.linear = linear;
     position.thread = next;
+    position.lane = static_cast<int>(linear % 32);
     const dim3& size = launch->block;
     if (reverse) {
         if (next.x-- == 0) {
@@ -278,10 +283,6 @@ void Runner::run_block() {
         }
     }
 }
-
-}  // namespace
-
-int lane() { return static_cast<int>(runner->fibers[runner->current].linear % 32); }
 
 int meet_block(int line, int value) {
     Runner& r = *runner;

@@ -83,7 +83,7 @@ impl Device {
         let mut handle = 0;
         driver!(cuDeviceGet(&mut handle, ordinal as c_int))?;
         let facts = Facts::read(handle)?;
-        let image = cubins::choose(cubins::CUBINS, facts.compute_capability)?;
+        let image = cubins::unpack(cubins::choose(cubins::CUBINS, facts.compute_capability)?);
         let mut context = std::ptr::null_mut();
         driver!(cuDevicePrimaryCtxRetain(&mut context, handle))?;
         let mut inner = Inner {

@@ -1,4 +1,5 @@
 //! What `kernels::device` says of a GPU that fails, and of none: each case in a process of its own.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::process::{Command, Output};
 

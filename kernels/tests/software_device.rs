@@ -13,14 +13,14 @@ fn device() -> Option<Device> {
 }
 
 fn filled<T: Plain>(stream: &mut Stream, values: &[T]) -> Buffer {
-    let buffer = stream.device().buffer(size_of_val(values)).unwrap();
-    stream.upload(&buffer, 0, values).unwrap();
+    let buffer = stream.device().buffer(size_of_val(values)).expect("memory");
+    stream.upload(&buffer, 0, values).expect("an upload");
     buffer
 }
 
 fn read<T: Plain + Default>(stream: &mut Stream, buffer: &Buffer) -> Vec<T> {
     let mut values = vec![T::default(); buffer.bytes() / size_of::<T>()];
-    stream.download(buffer, 0, &mut values).unwrap();
+    stream.download(buffer, 0, &mut values).expect("a download");
     values
 }
 
@@ -84,6 +84,20 @@ fn lanes_exchange_as_the_programming_guide_says() {
         ];
         assert_eq!(found, expected, "lane {lane}");
     }
+}
+
+/// The memory of a thread's warps may have been another's; here malloc fills it with garbage.
+#[test]
+fn lanes_exchange_in_memory_that_was_used() {
+    if device().is_none() {
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lanes_exchange_as_the_programming_guide_says", "--nocapture"])
+        .env("GLIBC_TUNABLES", "glibc.malloc.perturb=90")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

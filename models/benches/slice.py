@@ -1,7 +1,9 @@
 """One slice through the zoo's nets on one thread: our engine, onnxruntime, OpenVINO (if installed) and rten, interleaved.
 
     cargo bench -p engine --bench slice --no-run    # prints the path of the benchmark
-    python slice.py PATH_OF_THE_BENCHMARK [ROUNDS]
+    python slice.py PATH_OF_THE_BENCHMARK [ROUNDS [MODEL DEPTH ROWS COLUMNS]]
+
+Without a model the zoo's two; DEPTH is 1 for slices. rten has no operators for volumes and is left out there.
 
 Same ONNX, same input, one thread each, every engine in a process of its own; in each round every engine runs some slices, one engine after
 the other. Prints the median over the rounds of the CPU time a slice (user and system, all threads), its ratio to onnxruntime's round by
@@ -21,42 +23,46 @@ import numpy as np
 
 ZOO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "zoo")
 JOBS = (("lungs", 180, 180), ("multitask-spatial-1", 110, 150))
-SLICES = 20
 
 
 def resident_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def onnxruntime_runner(model, rows, columns):
+def onnxruntime_runner(model, shape):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"slice": x})
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})
 
 
-def openvino_runner(model, rows, columns):
+def openvino_runner(model, shape):
     import openvino
 
     core = openvino.Core()
     net = core.read_model(model)
-    net.reshape([1, 1, rows, columns])
+    net.reshape(shape)
     # bf16 would be another computation.
     options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(net, "CPU", options)
     return lambda x: list(compiled([x]).values())
 
 
-def serve(engine, model, rows, columns):
+def shape_of(depth, rows, columns):
+    return [1, 1] + ([depth] if depth > 1 else []) + [rows, columns]
+
+
+def serve(engine, model, shape):
     """The worker: as `--serve` of slice.rs."""
     idle = resident_mib()
-    run = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}[engine](model, rows, columns)
+    run = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}[engine](model, shape)
     for line in sys.stdin:
         count, file = line.split(" ", 1)
         file = file.strip()
-        x = np.fromfile(file, np.float32).reshape(1, 1, rows, columns)
+        x = np.fromfile(file, np.float32).reshape(shape)
         start = time.process_time()
         for _ in range(int(count)):
             outputs = run(x)
@@ -80,9 +86,8 @@ class Worker:
         self.process.wait()
 
 
-def measure(bench, net, rows, columns, rounds, folder):
-    model = os.path.join(ZOO, net, "model.onnx")
-    size = [model, str(rows), str(columns)]
+def measure(bench, model, depth, rows, columns, rounds, folder):
+    size = [model, str(depth), str(rows), str(columns)]
     here = [sys.executable, os.path.abspath(__file__), "--serve"]
     workers = [Worker("onnxruntime", here + ["onnxruntime"] + size)]
     try:
@@ -91,21 +96,23 @@ def measure(bench, net, rows, columns, rounds, folder):
         workers.append(Worker("openvino", here + ["openvino"] + size))
     except ImportError:
         print("OpenVINO is not installed")
-    workers += [Worker(name, [bench, "--serve", name] + size) for name in ("rten", "ours")]
+    own = ("rten", "ours") if depth == 1 else ("ours",)
+    workers += [Worker(name, [bench, "--serve", name] + size) for name in own]
     file = os.path.join(folder, "slice")
     rng = np.random.default_rng(1)
-    y, x = np.mgrid[:rows, :columns]
-    smooth = 0.5 + 0.4 * np.sin(y / 17) * np.cos(x / 23) + 0.1 * (rng.random((rows, columns)) - 0.5)
+    y, x = np.mgrid[: depth * rows, :columns]
+    smooth = 0.5 + 0.4 * np.sin(y / 17) * np.cos(x / 23) + 0.1 * (rng.random(x.shape) - 0.5)
+    slices = max(1, 600_000 // (depth * rows * columns))
     smooth.clip(0, 1).astype(np.float32).tofile(file)
     results = {worker.name: [] for worker in workers}
     for worker in workers:
         worker.run(3, file)  # warm-up: plans, caches
     for _ in range(rounds):
         for worker in workers:
-            results[worker.name].append(worker.run(SLICES, file))
+            results[worker.name].append(worker.run(slices, file))
     for worker in workers:
         worker.end()
-    print(f"{net}, {rows} x {columns}, {rounds} rounds of {SLICES} slices")
+    print(f"{model}, {depth} x {rows} x {columns}, {rounds} rounds of {slices} runs")
     print(f"{'':14}{'CPU ms a slice':>16}{'to onnxruntime':>16}{'peak MiB':>10}{'of it model':>12}{'difference':>12}")
     reference = results["onnxruntime"]
     expected = np.fromfile(f"{file}.onnxruntime", np.float32)
@@ -119,12 +126,15 @@ def measure(bench, net, rows, columns, rounds, folder):
 
 def main():
     if sys.argv[1] == "--serve":
-        engine, model, rows, columns = sys.argv[2:]
-        return serve(engine, model, int(rows), int(columns))
+        engine, model, *dims = sys.argv[2:]
+        return serve(engine, model, shape_of(*map(int, dims)))
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 21
+    jobs = [(os.path.join(ZOO, net, "model.onnx"), 1, rows, columns) for net, rows, columns in JOBS]
+    if len(sys.argv) > 3:
+        jobs = [(sys.argv[3], *map(int, sys.argv[4:7]))]
     with tempfile.TemporaryDirectory() as folder:
-        for net, rows, columns in JOBS:
-            measure(sys.argv[1], net, rows, columns, rounds, folder)
+        for model, depth, rows, columns in jobs:
+            measure(sys.argv[1], model, depth, rows, columns, rounds, folder)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 //! One slice through a network, on one thread: our engine on every instruction set that the processor has, against `rten`, interleaved.
 //!
 //! `cargo bench -p engine --bench slice -- [MODEL ROWS COLUMNS]`; without a model the zoo's lung net at 180 × 180 and its multitask net at 110 × 150.
+//! `--ours MODEL DEPTH ROWS COLUMNS` leaves rten out, which has no operators for volumes; `--at-once` is two slices at once only.
 //! Prints CPU time a slice (median), the largest difference of an output, each layer's share of the peak of multiply-adds that this core
 //! reaches just then, and how long one slice takes when several threads share it.
 //!
-//! `--serve ENGINE MODEL ROWS COLUMNS` (ENGINE: `ours`, `rten`) is one engine for `slice.py` beside this file, which adds onnxruntime and
+//! `--serve ENGINE MODEL DEPTH ROWS COLUMNS` (ENGINE: `ours`, `rten`) is one engine for `slice.py` beside this file, which adds onnxruntime and
 //! OpenVINO: for each number read it runs so many slices and answers with their mean CPU time in ms.
 #![allow(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engine::cpu::CpuBackend;
 use engine::cpu::probe::{Probe, instruction_sets};
+use engine::{Backend, Plane, Zoo};
 use rten::{ModelOptions, RunOptions, ThreadPool};
 use rten_tensor::{AsView, NdTensor};
 
@@ -19,10 +22,14 @@ const ROUNDS: usize = 31;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    if let [flag, engine, model, rows, columns] = &args[..]
-        && flag == "--serve"
-    {
-        return serve(engine, Path::new(model), [rows.parse().unwrap(), columns.parse().unwrap()]);
+    let dims = |dims: &[String]| [0, 1, 2].map(|axis| dims[axis].parse::<usize>().unwrap());
+    match &args[..] {
+        [flag, engine, model, of @ ..] if flag == "--serve" => {
+            return serve(engine, Path::new(model), dims(of));
+        }
+        [flag] if flag == "--at-once" => return at_once(&Path::new(env!("CARGO_MANIFEST_DIR")).join("zoo")),
+        [flag, model, of @ ..] if flag == "--ours" => return alone(Path::new(model), dims(of)),
+        _ => {}
     }
     let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("zoo");
     let jobs: Vec<(PathBuf, [usize; 2])> = match &args[..] {
@@ -35,6 +42,36 @@ fn main() {
     for (model, size) in jobs {
         compare(&model, size);
     }
+    at_once(&zoo);
+}
+
+/// Two slices at once by an engine with two lanes, which may share a slice, against two engines with one, which can't.
+fn at_once(zoo: &Path) {
+    let zoo = Zoo::open(zoo).unwrap();
+    let load = |lanes| CpuBackend::load(&zoo, lanes).unwrap();
+    let (both, one, other) = (load(2), load(1), load(1));
+    let input = slice(180, 180);
+    let time = |engines: [&CpuBackend; 2]| {
+        let start = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for engine in engines {
+                let run =
+                    || (0..10).for_each(|_| drop(engine.lungs(Plane::new(&input, 180, 180, 180)).unwrap()));
+                scope.spawn(run);
+            }
+        });
+        start.elapsed().as_secs_f64() * 1e3 / 20.0
+    };
+    let (mut ratios, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (shared, apart) = (time([&both, &both]), time([&one, &other]));
+        times.push(shared);
+        ratios.push(shared / apart);
+    }
+    let (time, ratio) = (median(&mut times), median(&mut ratios));
+    println!(
+        "\ntwo slices at once, two lanes: {time:.2} ms a slice, {ratio:.3} of two engines of one lane each"
+    );
 }
 
 fn compare(path: &Path, [rows, columns]: [usize; 2]) {
@@ -80,17 +117,24 @@ fn compare(path: &Path, [rows, columns]: [usize; 2]) {
             probe.workspace_bytes() as f64 / f64::from(1 << 20)
         );
     }
-    layers(&mut ours[0].1, &input, dims);
-    latency(path, &input, dims);
+    layers(&mut ours[0].1, &input, dims, 100);
+    latency(path, &input, dims, 10 * ROUNDS);
+}
+
+/// Our engine by itself.
+fn alone(path: &Path, dims: [usize; 3]) {
+    let input = slice(dims[0] * dims[1], dims[2]);
+    layers(&mut Probe::load(path, instruction_sets()[0]).unwrap(), &input, dims, 7);
+    latency(path, &input, dims, 7);
 }
 
 /// Wall time of one slice by one thread and by several, in turn; the shares of a busy machine are in the ratio, the least is of a quiet moment.
-fn latency(path: &Path, input: &[f32], dims: [usize; 3]) {
+fn latency(path: &Path, input: &[f32], dims: [usize; 3], rounds: usize) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let probe = |threads| Probe::load(path, instruction_sets()[0]).unwrap().with_threads(threads);
     let mut runs: Vec<(usize, Probe, Vec<f64>)> =
         (1..=cores).map(|threads| (threads, probe(threads), Vec::new())).collect();
-    for _ in 0..10 * ROUNDS {
+    for _ in 0..rounds {
         for (_, probe, times) in &mut runs {
             let start = std::time::Instant::now();
             probe.run(input, dims).unwrap();
@@ -130,13 +174,13 @@ fn by_rten(path: &Path, [rows, columns]: [usize; 2]) -> impl Fn(&[f32]) -> Vec<V
 /// From a slice to a network's outputs.
 type Run = dyn FnMut(&[f32]) -> Vec<Vec<f32>>;
 
-fn serve(engine: &str, path: &Path, [rows, columns]: [usize; 2]) {
+fn serve(engine: &str, path: &Path, dims: [usize; 3]) {
     let idle = resident_mib();
     let mut run: Box<Run> = if engine == "rten" {
-        Box::new(by_rten(path, [rows, columns]))
+        Box::new(by_rten(path, [dims[1], dims[2]]))
     } else {
         let mut probe = Probe::load(path, instruction_sets()[0]).unwrap();
-        Box::new(move |input| probe.run(input, [1, rows, columns]).unwrap())
+        Box::new(move |input| probe.run(input, dims).unwrap())
     };
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
@@ -161,11 +205,11 @@ fn resident_mib() -> f64 {
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
-fn layers(probe: &mut Probe, input: &[f32], dims: [usize; 3]) {
+fn layers(probe: &mut Probe, input: &[f32], dims: [usize; 3], rounds: u32) {
     let peak = probe.peak();
-    let layers = probe.profile(input, dims, 100).unwrap();
+    let layers = probe.profile(input, dims, rounds).unwrap();
     println!(
-        "  peak {:.0} GFLOP/s; layers, the least of 100 runs each, and share of peak:",
+        "  peak {:.0} GFLOP/s; layers, the least of {rounds} runs each, and share of peak:",
         2.0 * peak / 1e9
     );
     let (mut seconds, mut work) = (0.0, 0);

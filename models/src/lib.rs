@@ -14,7 +14,6 @@ pub mod card;
 pub mod cpu;
 pub mod cuda;
 pub mod engines;
-#[allow(dead_code, reason = "cuda and tensorrt construct it")]
 mod gpu;
 mod graph;
 pub mod job;

@@ -3,7 +3,7 @@
 //! Console, PACS, RIS and worklist manager accept everything; what they got they keep as files, if they are told where.
 //! They stand for real peers, which the tests in `tests/` use.
 use crate::config::{
-    Completion, Config, Destination, Dicom, DicomDestination, Engine, Hl7Destination, ResultSettings,
+    Audit, Completion, Config, Destination, Dicom, DicomDestination, Engine, Hl7Destination, ResultSettings,
     Storage, UpsDestination,
 };
 use crate::instance::Instance;
@@ -121,6 +121,7 @@ pub fn configuration(dir: &Path, destinations: Vec<Destination>) -> Config {
         destinations,
         scanners: Vec::new(),
         worklist: None,
+        audit: Audit::default(),
     }
 }
 

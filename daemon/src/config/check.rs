@@ -1,5 +1,5 @@
 //! What a configuration must hold beyond its form: past it, values are valid. Each refusal names the key and the value.
-use super::{Config, Destination};
+use super::{Config, Destination, SyslogTransport};
 use crate::limits;
 use anyhow::{Context, bail};
 use results::Kind;
@@ -38,6 +38,9 @@ impl Config {
         }
         if !(0.0..=36_500.0).contains(&self.storage.keep_days) {
             bail!("storage.keep_days is {}, outside of 0 to 36500", self.storage.keep_days);
+        }
+        if !(1.0..=36_500.0).contains(&self.audit.keep_days) {
+            bail!("audit.keep_days is {}, outside of 1 to 36500", self.audit.keep_days);
         }
         if self.results.slices > limits::SLICES_SENT_MAX {
             bail!("results.slices is {}, more than {}", self.results.slices, limits::SLICES_SENT_MAX);
@@ -109,6 +112,9 @@ impl Config {
         if let Some(peer) = destination.or(scanner).or(worklist) {
             bail!("{peer:?} wants TLS, and there is no [tls] with a certificate, a key and authorities");
         }
+        if self.audit.syslog.as_ref().is_some_and(|to| to.transport == SyslogTransport::Tls) {
+            bail!("tls:// in audit.syslog needs [tls] with a certificate, a key and authorities");
+        }
         if self.dicom.listen_tls.is_some() {
             bail!("dicom.listen_tls needs [tls] with a certificate, a key and authorities");
         }
@@ -117,7 +123,7 @@ impl Config {
 }
 
 /// `host:port`, the host being a name, an IPv4 address, or an IPv6 address in brackets.
-fn check_address(whose: &str, address: &str) -> anyhow::Result<()> {
+pub(super) fn check_address(whose: &str, address: &str) -> anyhow::Result<()> {
     let port = address.rsplit_once(':').and_then(|(host, port)| {
         let plain = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
         plain.then(|| port.parse::<u16>().ok()).flatten()

@@ -82,6 +82,20 @@ pub fn table(architecture: u32, built: &Built) -> anyhow::Result<String> {
     Ok(out)
 }
 
+/// The kernels of a cubin: name, threads of the largest block, registers, shared memory, blocks on a multiprocessor, occupancy.
+pub fn rows(architecture: u32, cubin: &[u8]) -> anyhow::Result<Vec<[String; 6]>> {
+    let mut rows = Vec::new();
+    for (kernel, registers) in elf::registers(cubin)? {
+        let needs = Needs { registers, shared: elf::shared(cubin, &kernel)?, ..Needs::default() };
+        let threads = elf::threads_max(cubin, &kernel)?.unwrap_or(THREADS_ASSUMED);
+        let (blocks, share) = occupancy(architecture, &needs, threads);
+        let [threads, registers, shared, blocks] =
+            [threads, registers, needs.shared, blocks].map(|n| n.to_string());
+        rows.push([kernel, threads, registers, shared, blocks, format!("{:.0} %", share * 100.0)]);
+    }
+    Ok(rows)
+}
+
 /// Blocks that fit a multiprocessor at once, and the share of its threads that they are.
 fn occupancy(architecture: u32, needs: &Needs, threads: u32) -> (u32, f64) {
     let has = multiprocessor(architecture);

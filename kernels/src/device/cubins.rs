@@ -2,13 +2,17 @@
 //!
 //! Never trusts a cubin from elsewhere: they are part of the program.
 
+use std::io::Read as _;
+
+use flate2::read::GzDecoder;
+
 use super::error::DeviceError;
 
 /// One architecture's image of `kernels/cu/all.cu`.
 pub(crate) struct Cubin {
     /// Compute capability it was built for.
     pub(crate) architecture: (u32, u32),
-    /// The ELF image.
+    /// The ELF image, gzipped: a tenth of its size.
     pub(crate) image: &'static [u8],
 }
 
@@ -26,6 +30,14 @@ pub(crate) fn choose(cubins: &[Cubin], compute_capability: (u32, u32)) -> Result
     }
 }
 
+/// The ELF image of what [`choose`] gives, at an address that the driver can read words from.
+pub(crate) fn unpack(packed: &[u8]) -> Vec<u8> {
+    let mut image = Vec::new();
+    // Not from elsewhere: `cargo xtask cubins` made it, and a test unpacks every one.
+    GzDecoder::new(packed).read_to_end(&mut image).expect("a cubin that is built in is a whole gzip file");
+    image
+}
+
 fn names(cubins: &[Cubin]) -> String {
     if cubins.is_empty() {
         return "none".into();
@@ -37,6 +49,14 @@ fn names(cubins: &[Cubin]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_cubin_unpacks_to_an_elf_file() {
+        assert!(!CUBINS.is_empty());
+        for cubin in CUBINS {
+            assert!(unpack(cubin.image).starts_with(b"\x7fELF"), "{:?}", cubin.architecture);
+        }
+    }
 
     #[test]
     fn the_nearest_older_minor_of_the_same_major_is_chosen() {

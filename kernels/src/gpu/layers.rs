@@ -266,7 +266,7 @@ pub fn first(
     map(stream, "convolve_ends_first", arithmetic, pixels, &args)
 }
 
-/// Launches the last convolution of a network, 1 × 1 to a plane. Weights: made by [`last`](pack::last).
+/// Launches the last convolution of a network, 1 × 1 to a plane. Weights: made by [`last`].
 ///
 /// # Errors
 /// [`DeviceError`].

@@ -183,23 +183,27 @@ impl Pasted {
                 if word == 0 {
                     continue;
                 }
-                for (voxels, byte) in voxels.chunks_mut(8).zip(word.to_le_bytes()) {
-                    let bits = SPREAD[usize::from(byte)].map(|bit| bit * label);
-                    voxels.iter_mut().zip(bits).for_each(|(voxel, bit)| *voxel |= bit);
+                let mut bytes = word.to_le_bytes().into_iter();
+                let (eights, rest) = voxels.as_chunks_mut::<8>();
+                for (voxels, byte) in eights.iter_mut().zip(&mut bytes) {
+                    let marks = SPREAD[usize::from(byte)] * u64::from(label);
+                    *voxels = (u64::from_le_bytes(*voxels) | marks).to_le_bytes();
                 }
+                let marks = (SPREAD[usize::from(bytes.next().unwrap_or(0))] * u64::from(label)).to_le_bytes();
+                rest.iter_mut().zip(marks).for_each(|(voxel, mark)| *voxel |= mark);
             }
         }
     }
 }
 
 /// The bits of a byte, lowest first, a byte each: eight voxels are one access.
-const SPREAD: [[u8; 8]; 256] = {
-    let mut spread = [[0; 8]; 256];
+const SPREAD: [u64; 256] = {
+    let mut spread = [0; 256];
     let mut byte = 0;
     while byte < 256 {
         let mut bit = 0;
         while bit < 8 {
-            spread[byte][bit] = (byte >> bit & 1) as u8;
+            spread[byte] |= (byte as u64 >> bit & 1) << (8 * bit);
             bit += 1;
         }
         byte += 1;

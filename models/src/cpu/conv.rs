@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::buffer::Aligned;
+use super::ends::{Ends, From};
 use super::layout::{LANES, Layout};
 use super::simd::{Kernels, Shape, Source, TileFn};
 use super::tile::{OUTSIDE, Panel, ROWS_MAX, Second, Tap, Target, Tile};
@@ -48,77 +49,6 @@ struct Segment {
 /// The kernels of a step: for each segment of a row, which one; at most two segments.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiles([Option<(Segment, Shape, TileFn)>; 2]);
-
-/// A map that is read.
-#[derive(Clone, Copy)]
-pub(super) struct From<'a> {
-    /// The buffer.
-    pub(super) values: &'a [f32],
-    /// Its layout.
-    pub(super) layout: &'a Layout,
-}
-
-/// A map that is written, or consecutive rows of one.
-pub(super) struct Into<'a> {
-    /// The buffer, or the part of it with these rows.
-    pub(super) values: &'a mut [f32],
-    /// Layout of the map.
-    pub(super) layout: &'a Layout,
-    /// Where `values` start in the buffer.
-    pub(super) start: usize,
-}
-
-impl<'a> Into<'a> {
-    /// Where a row starts in `values`, its margin included.
-    pub(super) fn row_start(&self, row: usize) -> usize {
-        self.layout.row_start(row) - self.start
-    }
-
-    /// Where the first pixel of a row is in `values`.
-    pub(super) fn row(&self, row: usize) -> usize {
-        self.layout.row(row) - self.start
-    }
-
-    /// Cuts a map that keeps all its rows before `row`.
-    fn split(self, row: usize) -> (Self, Self) {
-        let Self { values, layout, start } = self;
-        assert!(layout.capacity >= layout.rows(), "a map that is cut keeps all rows");
-        let at = row * layout.row_len() - start;
-        let (above, below) = values.split_at_mut(at);
-        (Self { values: above, layout, start }, Self { values: below, layout, start: start + at })
-    }
-
-    /// Fails unless `values` hold these rows.
-    fn check(&self, rows: &Range<usize>) {
-        let Self { values, layout, start } = self;
-        // Rows of a ring may lie anywhere in it.
-        let ring = *start == 0 && layout.len() <= values.len();
-        let part = rows.end <= layout.capacity
-            && layout.row_start(rows.start) >= *start
-            && layout.row_start(rows.end - 1) + layout.row_len() <= start + values.len();
-        assert!(ring || part, "rows of a buffer");
-    }
-
-    /// Makes the margins of rows that were just written.
-    pub(super) fn seal(&mut self, rows: Range<usize>) {
-        for row in rows {
-            let start = self.row_start(row);
-            self.layout.seal(&mut self.values[start..start + self.layout.row_len()]);
-        }
-    }
-}
-
-/// What is done with a sum before it is written.
-pub(super) struct Ends<'a> {
-    /// Added to it.
-    pub(super) residual: Option<From<'a>>,
-    /// Clip at 0.
-    pub(super) relu: bool,
-    /// First output.
-    pub(super) raw: Option<Into<'a>>,
-    /// Second output: scale and shift by lane, clip at 0.
-    pub(super) second: Option<(Into<'a>, &'a [f32], &'a [f32], bool)>,
-}
 
 impl Conv {
     /// Packs a filter. `pairs`: the output is laid out in pairs of pixels.
@@ -172,11 +102,11 @@ impl Conv {
         };
         let (width, stride) = match (width, stride) {
             (1 | 3, 1) => (width, 1),
-            (_, 1) if !half => (0, 1),
+            (_, 1) => (0, 1),
             (_, 2) => (0, 2),
             _ => (0, 0),
         };
-        let any = Shape { source, half, width, stride, sums: 0, rows: 0, pixels: 0 };
+        let any = Shape { source, half, width, stride, sums: 0, blocks: self.blocks, rows: 0, pixels: 0 };
         Tiles(segments(from, to).map(|segment| {
             let segment = segment?;
             let (whole, _) = choose(any, &[1, 3], to.rows(), segment.len, kernels)?;
@@ -202,7 +132,7 @@ impl Conv {
             // The last tile ends at the edge and repeats what the one before it did: the same bits.
             let firsts = || rows.clone().step_by(shape.rows).map(|y| y.min(rows.end - shape.rows));
             firsts().for_each(|first| self.taps(from.layout, dims, first, shape.rows, taps));
-            for block in 0..self.blocks {
+            for block in (0..self.blocks).step_by(shape.blocks) {
                 for (first, taps) in firsts().zip(taps.chunks_exact(heights)) {
                     self.row(&from, ends, block, first, (segment, shape, *kernel), taps);
                 }
@@ -220,9 +150,9 @@ impl Conv {
         (segment, shape, kernel): (&Segment, &Shape, TileFn),
         taps: &[Tap],
     ) {
-        let rows = |layout: &Layout, start: usize| row_offsets(layout, start, block, first, shape.rows);
-        let lanes = block * LANES..(block + 1) * LANES;
-        let panel = block * self.panel_len..(block + 1) * self.panel_len;
+        let rows = |layout: &Layout, start: usize| row_offsets(layout, start, block, first, shape);
+        let lanes = block * LANES..(block + shape.blocks) * LANES;
+        let panel = block * self.panel_len..(block + shape.blocks) * self.panel_len;
         let mut tile = Tile {
             input: from.values,
             taps,
@@ -238,6 +168,7 @@ impl Conv {
                 Panels::Full(values) => Panel::Full(&values.values()[panel]),
                 Panels::Half(values) => Panel::Half(&values.values()[panel]),
             },
+            panel_step: self.panel_len,
             bias: &self.bias[lanes.clone()],
             residual: ends.residual.as_ref().map(|r| (r.values, rows(r.layout, 0))),
             relu: ends.relu,
@@ -320,34 +251,6 @@ impl Conv {
     }
 }
 
-impl<'a> Ends<'a> {
-    /// Cuts maps that keep all their rows before `row`.
-    pub(super) fn split(self, row: usize) -> (Self, Self) {
-        let (raw, raw_below) = self.raw.map(|to| to.split(row)).unzip();
-        let (second, second_below) = self
-            .second
-            .map(|(to, scale, shift, relu)| {
-                let (above, below) = to.split(row);
-                ((above, scale, shift, relu), (below, scale, shift, relu))
-            })
-            .unzip();
-        let Self { residual, relu, .. } = self;
-        (Self { residual, relu, raw, second }, Self { residual, relu, raw: raw_below, second: second_below })
-    }
-
-    /// Makes the margins of rows that were just written.
-    pub(super) fn seal(&mut self, rows: &Range<usize>) {
-        let second = self.second.as_mut().map(|second| &mut second.0);
-        self.raw.iter_mut().chain(second).for_each(|to| to.seal(rows.clone()));
-    }
-
-    /// Layout of what is written.
-    fn output(&self) -> &Layout {
-        let second = self.second.as_ref().map(|(to, ..)| to.layout);
-        self.raw.as_ref().map(|to| to.layout).or(second).expect("every layer writes something")
-    }
-}
-
 fn packed<T: Copy + Default>(blocks: usize, len: usize, value: impl Fn(usize, usize) -> T) -> Aligned<T> {
     let mut out = Aligned::new(blocks * len);
     for (block, panel) in out.values_mut().chunks_exact_mut(len).enumerate() {
@@ -364,11 +267,18 @@ pub(super) fn by_lane(values: &[f32], pairs: bool) -> Vec<f32> {
     out
 }
 
-/// Where each row of a tile has its first pixel.
-fn row_offsets(layout: &Layout, start: usize, block: usize, first: usize, count: usize) -> [usize; ROWS_MAX] {
+/// Where each row of a tile has its first pixel, or each block.
+fn row_offsets(
+    layout: &Layout,
+    start: usize,
+    block: usize,
+    first: usize,
+    shape: &Shape,
+) -> [usize; ROWS_MAX] {
     let mut rows = [0; ROWS_MAX];
-    for (r, slot) in rows.iter_mut().enumerate().take(count) {
-        *slot = layout.row(first + r) - start + block * layout.block_step();
+    for (r, slot) in rows.iter_mut().enumerate().take(shape.rows.max(shape.blocks)) {
+        let (row, block) = if shape.blocks > 1 { (first, block + r) } else { (first + r, block) };
+        *slot = layout.row(row) - start + block * layout.block_step();
     }
     rows
 }
@@ -388,27 +298,36 @@ fn segments(from: &Layout, to: &Layout) -> [Option<Segment>; 2] {
     }
 }
 
-/// The kernel that is expected to take the least time for `rows` × `len` outputs, with one of these numbers of sums an output.
+/// The kernel that is expected to take the least time for `rows` × `len` outputs of all blocks, with one of these numbers of sums an output.
 fn choose(any: Shape, sums: &[usize], rows: usize, len: usize, kernels: &Kernels) -> Option<(Shape, TileFn)> {
     let mut best: Option<(f64, Shape, TileFn)> = None;
+    let mut consider = |shape: Shape| {
+        let Some(kernel) = (kernels.tile)(shape) else { return };
+        // Cycles for one input channel and tap: two multiply-adds each, four until a sum can be added to again; the loads of weights. At width
+        // 3 an input serves three multiply-adds; else each needs its own load, two a cycle as well, unless there are two blocks.
+        let horizontal = any.width.max(1) as f64;
+        let outputs = (shape.rows * shape.pixels * shape.blocks) as f64;
+        let waiting = if shape.sums == 1 { 4.0 * horizontal } else { 8.0 };
+        let loading = if any.width != 3 && shape.blocks == 1 { 1.4 } else { 1.0 };
+        let cycles = (0.5 * horizontal * outputs * loading).max(waiting)
+            + 0.4 * shape.rows as f64
+            + (horizontal * shape.blocks as f64) * if any.half { 1.5 } else { 0.6 };
+        let tiles = rows.div_ceil(shape.rows) * len.div_ceil(shape.pixels) * (any.blocks / shape.blocks);
+        let cost = tiles as f64 * cycles;
+        if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+            best = Some((cost, shape, kernel));
+        }
+    };
     for &sums in sums {
         for tile_rows in 1..=rows.min(ROWS_MAX) {
             for pixels in 1..=len.min(12) {
-                let shape = Shape { sums, rows: tile_rows, pixels, ..any };
-                let Some(kernel) = (kernels.tile)(shape) else { continue };
-                // Cycles for one input channel and tap: two multiply-adds each, four until a sum can be added to again; the loads of weights.
-                let horizontal = any.width.max(1) as f64;
-                let outputs = (tile_rows * pixels) as f64;
-                let waiting = if sums == 1 { 4.0 * horizontal } else { 8.0 };
-                let cycles = (0.5 * horizontal * outputs).max(waiting)
-                    + 0.4 * tile_rows as f64
-                    + horizontal * if any.half { 1.5 } else { 0.6 };
-                let tiles = rows.div_ceil(tile_rows) * len.div_ceil(pixels);
-                let cost = tiles as f64 * cycles;
-                if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
-                    best = Some((cost, shape, kernel));
-                }
+                consider(Shape { sums, blocks: 1, rows: tile_rows, pixels, ..any });
             }
+        }
+    }
+    if any.blocks.is_multiple_of(2) && any.width != 3 && sums.contains(&1) {
+        for pixels in 1..=len.min(12) {
+            consider(Shape { width: 0, sums: 1, blocks: 2, rows: 1, pixels, ..any });
         }
     }
     best.map(|(_, shape, kernel)| (shape, kernel))

@@ -1,14 +1,16 @@
 //! The lanes: which slices run at once, and how many threads each may use.
 //!
-//! Owns: the workspaces, and the decision to share a slice. Never does: run anything.
+//! Owns: the workspaces, the threads that share slices, and the decision to share one. Never does: know what is run.
 //!
 //! A slice gets more than its own thread while fewer slices are under way than there are lanes, and no other is expected: at the end of a
-//! study, or when slices come one by one. A thread that is shared out counts as no lane: whoever comes gets a lane at once, and from its
-//! next step on the slice that was shared makes do with its part.
+//! study, or when slices come one by one. Sharing takes no lane away: whoever comes gets one at once, and from its next step on the slice
+//! that was shared makes do with its part of the cores.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::net::Workspace;
+use rayon_core::{ThreadPool, ThreadPoolBuilder};
+
+use super::net::{Threads, Workspace};
 
 /// More threads than this gain nothing for maps of these sizes.
 const SHARED_MAX: usize = 8;
@@ -19,6 +21,8 @@ const ALONE_MIN: usize = 2;
 pub(super) struct Lanes {
     /// How many.
     pub(super) count: usize,
+    /// For slices that are shared; asleep otherwise. None where there is one lane, or no thread to be had.
+    pool: Option<ThreadPool>,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -36,13 +40,14 @@ pub(super) struct Lane<'a> {
     /// Most threads; plans are made for so many.
     pub(super) threads_max: usize,
     /// Threads that it may use now.
-    pub(super) threads: &'a dyn Fn() -> usize,
+    pub(super) threads: Threads<'a>,
 }
 
 impl Lanes {
     pub(super) fn new(count: usize) -> Self {
         let free = (0..count).map(|_| Workspace::default()).collect();
-        Self { count, state: Mutex::new(State { free, alone: 0 }), returned: Condvar::new() }
+        let pool = if count > 1 { pool(count.min(SHARED_MAX)) } else { None };
+        Self { count, pool, state: Mutex::new(State { free, alone: 0 }), returned: Condvar::new() }
     }
 
     /// Slices that are expected to be there at once, as far as the last calls tell: for callers that do not know.
@@ -52,7 +57,7 @@ impl Lanes {
     }
 
     /// Lends a lane. `slices`: how many there are to run, this one included, as far as the caller knows.
-    pub(super) fn with<T>(&self, slices: usize, work: impl FnOnce(Lane<'_>) -> T) -> T {
+    pub(super) fn with<T: Send>(&self, slices: usize, work: impl FnOnce(Lane<'_>) -> T + Send) -> T {
         /// Gives the lane back even if the work panics; a workspace is valid whatever it holds.
         struct Lent<'a>(&'a Lanes, Workspace);
         impl Drop for Lent<'_> {
@@ -71,9 +76,14 @@ impl Lanes {
         let lane = state.free.pop().expect("waited until a lane was free");
         drop(state);
         let mut lent = Lent(self, lane);
-        let few = slices < self.count;
-        let threads_max = if few { self.count.min(SHARED_MAX) } else { 1 };
-        work(Lane { workspace: &mut lent.1, threads_max, threads: &|| self.share() })
+        let workspace = &mut lent.1;
+        match &self.pool {
+            Some(pool) if slices < self.count => {
+                let threads_max = pool.current_num_threads();
+                pool.install(|| work(Lane { workspace, threads_max, threads: &|| self.share() }))
+            }
+            _ => work(Lane { workspace, threads_max: 1, threads: &|| 1 }),
+        }
     }
 
     /// Threads for each of the slices that are under way.
@@ -86,6 +96,12 @@ impl Lanes {
         // Valid after any panic: each change is one push, pop or store.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Threads that share the steps of a slice; `None` where the system gives no more.
+pub(super) fn pool(threads: usize) -> Option<ThreadPool> {
+    let name = |thread| format!("slice-{thread}");
+    ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().ok()
 }
 
 #[cfg(test)]

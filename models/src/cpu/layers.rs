@@ -3,7 +3,7 @@
 //! Owns: which source rows make a row. Never does: the arithmetic over lanes; that is in `rows`.
 
 use super::buffer::Aligned;
-use super::conv::{Ends, From, Into};
+use super::ends::{Ends, From, Into};
 use super::layout::{LANES, Layout};
 use super::plan::{Plan, Vertical, reach, written};
 use super::rows::{Blend, Finish, SecondRow, Weighted};

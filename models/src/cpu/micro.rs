@@ -73,7 +73,7 @@ pub(super) unsafe fn tile<
                     }
                 }
             }
-            store::<I, R, T>(tile, lane, first);
+            store::<I, R, T>(tile, lane, 0, first);
         }
     }
 }
@@ -94,7 +94,7 @@ unsafe fn fixed<I, S, W, const K: usize, const R: usize, const T: usize, const P
 {
     // SAFETY: the caller's promise.
     unsafe {
-        W::ahead::<I>(panel, weights);
+        W::ahead::<I, K>(panel, weights);
         let kernel: [I::V; K] = std::array::from_fn(|k| W::read::<I>(panel, weights + 16 * k));
         for r in 0..R {
             if R > 1 && tap.rows[r] == OUTSIDE {
@@ -130,7 +130,7 @@ unsafe fn any<I, S, W, const R: usize, const T: usize, const D: usize>(
     let stride = if D == 0 { tile.stride } else { 16 * D };
     // SAFETY: the caller's promise.
     unsafe {
-        W::ahead::<I>(panel, weights);
+        W::ahead::<I, 0>(panel, weights);
         for k in 0..tile.width {
             let kernel = W::read::<I>(panel, weights + 16 * k);
             for r in 0..R {
@@ -147,11 +147,62 @@ unsafe fn any<I, S, W, const R: usize, const T: usize, const D: usize>(
     }
 }
 
-/// Residual, clip, outputs.
+/// Computes a tile of `T` pixels of one row and `B` blocks, with a kernel of any width at stride `D`, or at any if `D` = 0. Each input value is
+/// read once for all blocks: where the kernel's positions share no input, that takes the load off the load units.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+pub(super) unsafe fn blocks<I, W, const T: usize, const B: usize, const D: usize>(tile: &mut Tile<'_>)
+where
+    I: Isa,
+    W: Weight,
+{
+    let panel = W::of(&tile.panel);
+    // A constant distance between pixels needs no register.
+    let stride = if D == 0 { tile.stride } else { 16 * D };
+    for lane in (0..16).step_by(I::LANES) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums: [[I::V; T]; B] = std::array::from_fn(|b| [I::load(tile.bias, lane + 16 * b); T]);
+            for tap in tile.taps.iter().filter(|tap| tap.rows[0] != OUTSIDE) {
+                let mut weights = tap.weights + lane;
+                let mut block = tap.rows[0] + tile.input_at;
+                let mut channels = tile.channels;
+                while channels > 0 {
+                    let in_block = channels.min(tile.per_block);
+                    let mut at = block;
+                    for _ in 0..in_block {
+                        for k in 0..tile.width {
+                            let kernels: [I::V; B] = std::array::from_fn(|b| {
+                                W::ahead::<I, 0>(panel, weights + b * tile.panel_step);
+                                W::read::<I>(panel, weights + b * tile.panel_step)
+                            });
+                            for t in 0..T {
+                                let value = I::splat(tile.input, at + 16 * k + t * stride);
+                                for b in 0..B {
+                                    sums[b][t] = I::fma(value, kernels[b], sums[b][t]);
+                                }
+                            }
+                            weights += 16;
+                        }
+                        at += tile.channel_step;
+                    }
+                    channels -= in_block;
+                    block += tile.block_step;
+                }
+            }
+            store::<I, B, T>(tile, lane, 16, sums);
+        }
+    }
+}
+
+/// Residual, clip, outputs; `step` from a row's lanes to the next row's: 0, or 16 if they are blocks.
 #[inline(always)]
 unsafe fn store<I: Isa, const R: usize, const T: usize>(
     tile: &mut Tile<'_>,
     lane: usize,
+    step: usize,
     mut sums: [[I::V; T]; R],
 ) {
     let first = tile.output_at + lane;
@@ -179,8 +230,9 @@ unsafe fn store<I: Isa, const R: usize, const T: usize>(
             }
         }
         if let Some(second) = &mut tile.second {
-            let (scale, shift) = (I::load(second.scale, lane), I::load(second.shift, lane));
             for r in 0..R {
+                let lanes = lane + r * step;
+                let (scale, shift) = (I::load(second.scale, lanes), I::load(second.shift, lanes));
                 for t in 0..T {
                     let mut value = I::fma(sums[r][t], scale, shift);
                     if second.relu {

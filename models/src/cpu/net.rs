@@ -1,20 +1,19 @@
 //! A network that is ready to run: its layers, its packed weights, its plans.
 //!
-//! Owns: the plans of the sizes seen last, and running them; threads for the parts of a step, if the caller has any to spare. Never does:
-//! share a [`Workspace`]; a caller brings its own.
+//! Owns: the plans of the sizes seen last, and running them. Never does: own a thread; the parts of a step are shared within the pool of the
+//! caller, if it has one and says so. Each caller brings a [`Workspace`].
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::buffer::Aligned;
-use super::conv::{Conv, Ends, From, Into, by_lane};
-use super::layers::Rows;
+use super::conv::{Conv, by_lane};
+use super::ends::{Ends, From, Into};
 use super::layout::{LANES, Layout};
-use super::plan::{Part, Plan, Step, written};
-use super::rows::Weighted;
+use super::plan::{Plan, Step, written};
 use super::simd::Kernels;
-use super::tile::Tap;
+use super::work::{Scratch, Work};
 use crate::graph::fuse::{GraphError, fuse};
 use crate::graph::limits::MODEL_BYTES_MAX;
 use crate::graph::onnx::OnnxError;
@@ -46,16 +45,14 @@ pub(super) struct Workspace {
     pub(super) profile: Option<Vec<Duration>>,
 }
 
-/// What a thread needs for itself.
-#[derive(Default)]
-struct Scratch {
-    lines: [Aligned<f32>; 3],
-    rows: Vec<Weighted>,
-    taps: Vec<Tap>,
-}
-
 /// Gives the values of a row of the input: (channel, row, where to put them).
-pub(super) type Input<'a> = &'a dyn Fn(usize, usize, &mut dyn FnMut(&[f32]));
+pub(super) type Input<'a> = &'a (dyn Fn(usize, usize, &mut dyn FnMut(&[f32])) + Sync);
+
+/// Takes rows of the outputs.
+pub(super) type Take<'a> = &'a mut (dyn FnMut(Row<'_>) + Send);
+
+/// How many threads there are.
+pub(super) type Threads<'a> = &'a (dyn Fn() -> usize + Sync);
 
 /// A row of an output, as soon as it is there.
 pub(super) struct Row<'a> {
@@ -192,14 +189,14 @@ impl Net {
     }
 
     /// Runs the network. `take` gets the rows of the outputs, each output's in order. The result depends neither on the workspace nor on
-    /// the threads: before each step, `threads` is asked how many it may use, this one included.
+    /// the threads: before each step, `threads` is asked how many of the pool that this one belongs to it may use, this one included.
     pub(super) fn run(
         &self,
         plan: &Plan,
         workspace: &mut Workspace,
-        threads: &dyn Fn() -> usize,
+        threads: Threads<'_>,
         input: Input<'_>,
-        take: &mut dyn FnMut(Row<'_>),
+        take: Take<'_>,
     ) {
         workspace.fit(plan);
         if let Some(profile) = &mut workspace.profile {
@@ -262,7 +259,7 @@ impl Net {
     }
 
     /// Hands out the rows of outputs.
-    fn give(&self, plan: &Plan, workspace: &Workspace, step: &Step, take: &mut dyn FnMut(Row<'_>)) {
+    fn give(&self, plan: &Plan, workspace: &Workspace, step: &Step, take: Take<'_>) {
         let writes = |value: ValueId| match step.layer.map(|layer| &self.graph.layers[layer]) {
             None => value == 0,
             Some(layer) => {
@@ -280,14 +277,7 @@ impl Net {
         }
     }
 
-    fn step(
-        &self,
-        plan: &Plan,
-        workspace: &mut Workspace,
-        threads: &dyn Fn() -> usize,
-        index: usize,
-        step: &Step,
-    ) {
+    fn step(&self, plan: &Plan, workspace: &mut Workspace, threads: Threads<'_>, index: usize, step: &Step) {
         let layer = &self.graph.layers[index];
         // What is written is taken out, so that the rest can be read.
         let place = |value: Option<ValueId>| value.and_then(|v| plan.places[v].as_ref());
@@ -312,55 +302,12 @@ impl Net {
         let residual = layer.residual.map(from);
         let ends = Ends { residual, relu: layer.relu, raw, second };
         let threads = if step.parts.len() > 1 { threads().clamp(1, step.parts.len()) } else { 1 };
-        let mut shares = step.parts.chunks(step.parts.len().div_ceil(threads)).zip(&mut workspace.scratch);
-        let (mine, scratch) = shares.next().expect("a step has parts, a workspace scratch");
-        let work = &|mut ends: Ends<'_>, parts: &[Part], scratch: &mut Scratch| {
-            for part in parts {
-                self.part(plan, index, part, &from, &mut ends, scratch);
-            }
-        };
-        if threads == 1 {
-            work(ends, mine, scratch);
-        } else {
-            std::thread::scope(|scope| {
-                let (first, mut rest) = ends.split(mine[mine.len() - 1].rows.end);
-                for (parts, scratch) in shares {
-                    let (next, below) = rest.split(parts[parts.len() - 1].rows.end);
-                    rest = below;
-                    scope.spawn(move || work(next, parts, scratch));
-                }
-                work(first, mine, scratch);
-            });
-        }
+        let Self { convs, kernels, .. } = self;
+        let work = Work { layers: &self.graph.layers, convs, kernels, plan, index, from: &from };
+        work.share(ends, &step.parts, &mut workspace.scratch, threads);
         for (buffer, place) in out.into_iter().flatten() {
             workspace.buffers[place.buffer] = buffer;
         }
-    }
-
-    /// Computes a part of a step.
-    fn part<'a>(
-        &self,
-        plan: &Plan,
-        index: usize,
-        part: &Part,
-        from: &impl Fn(ValueId) -> From<'a>,
-        ends: &mut Ends<'_>,
-        scratch: &mut Scratch,
-    ) {
-        let layer = &self.graph.layers[index];
-        match (&self.convs[index], &part.tiles) {
-            (Some(conv), Some(tiles)) => {
-                conv.run(from(layer.source), ends, part.rows.clone(), tiles, &mut scratch.taps);
-            }
-            _ => {
-                let Scratch { lines, rows, .. } = scratch;
-                let mut work = Rows { kernels: &self.kernels, plan, scratch: lines, rows };
-                for row in part.rows.clone() {
-                    work.row(layer, index, from, ends, row);
-                }
-            }
-        }
-        ends.seal(&part.rows);
     }
 }
 
@@ -400,4 +347,23 @@ fn can_pair(graph: &Graph) -> bool {
             && window.after[2] == window.size[2] / 2;
         keeps || (filter.inputs > 8 && filter.outputs > 8)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads a file")]
+    fn the_plans_used_last_are_kept() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny/lungs/model.onnx");
+        let net = Net::load(&path, super::super::simd::available()[0]).unwrap();
+        let plan = |columns| net.plan([1, 16, columns], 1).unwrap();
+        let plans: Vec<_> = (1..=PLANS_MAX).map(plan).collect();
+        assert!(Arc::ptr_eq(&plans[0], &plan(1)), "as many as are kept");
+        plan(PLANS_MAX + 1);
+        assert!(Arc::ptr_eq(&plans[0], &plan(1)), "the first, used again since");
+        assert!(!Arc::ptr_eq(&plans[1], &plan(2)), "the one not used for longest went");
+        assert!(!Arc::ptr_eq(&plan(1), &net.plan([1, 16, 1], 2).unwrap()), "one for two threads is another");
+    }
 }

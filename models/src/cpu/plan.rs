@@ -24,8 +24,8 @@ const WHOLE_BYTES: usize = 192 << 10;
 /// Size of a strip of larger ones: a few rows, so that a layer finds its input in the cache, and tiles of several rows fit. From 16 to 100 KiB
 /// the time is the same within 5 %.
 const STRIP_BYTES: usize = 36 << 10;
-/// Multiply-adds of a part: about 50 µs; to start a thread takes 20.
-const PART_WORK: usize = 4_000_000;
+/// Least multiply-adds of a part: about 20 µs; to wake a thread takes 5.
+const PART_WORK: usize = 1_500_000;
 /// Work of a value of layers without multiply-adds, which wait for memory.
 const VALUE_WORK: usize = 16;
 /// Most values of maps that are computed whole for several threads, 128 MiB; larger networks are not shared, but run in strips.

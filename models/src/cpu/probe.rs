@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use super::layout::LANES;
-use super::net::{Net, Workspace};
+use super::net::{Net, Take, Workspace};
 use super::simd::{self, Kernels};
 
 /// A network, outside the [`Backend`](crate::Backend), on one thread or several.
 pub struct Probe {
     net: Net,
     workspace: Workspace,
-    threads: usize,
+    /// For several threads.
+    pool: Option<rayon_core::ThreadPool>,
 }
 
 /// A layer's part of a run.
@@ -47,13 +48,13 @@ impl Probe {
         let found: Option<Kernels> = simd::available().into_iter().find(|k| k.name == instruction_set);
         let kernels = found.ok_or_else(|| format!("this processor has no {instruction_set}"))?;
         let net = Net::new(bytes, kernels).map_err(|error| error.to_string())?;
-        Ok(Self { net, workspace: Workspace::default(), threads: 1 })
+        Ok(Self { net, workspace: Workspace::default(), pool: None })
     }
 
     /// As it was, but each run is shared among so many threads.
     #[must_use]
     pub fn with_threads(self, threads: usize) -> Self {
-        Self { threads: threads.max(1), ..self }
+        Self { pool: if threads > 1 { super::lanes::pool(threads) } else { None }, ..self }
     }
 
     /// Runs the network on channels × depth × height × width values; returns every output in the same order.
@@ -61,7 +62,8 @@ impl Probe {
     /// # Errors
     /// A size that the network can't take, as text.
     pub fn run(&mut self, input: &[f32], dims: [usize; 3]) -> Result<Vec<Vec<f32>>, String> {
-        let plan = self.net.plan(dims, self.threads).map_err(|error| error.to_string())?;
+        let threads = self.threads();
+        let plan = self.net.plan(dims, threads).map_err(|error| error.to_string())?;
         let voxels: usize = dims.iter().product();
         if input.len() != voxels * self.net.input_channels() {
             return Err(format!(
@@ -74,8 +76,7 @@ impl Probe {
         let read = |channel: usize, row: usize, out: &mut dyn FnMut(&[f32])| {
             out(&input[channel * voxels + row * dims[2]..][..dims[2]]);
         };
-        let threads = self.threads;
-        self.net.run(&plan, &mut self.workspace, &|| threads, &read, &mut |row| {
+        let take: Take<'_> = &mut |row| {
             let (channels, width, rows) = (row.layout.channels, row.layout.dims[2], row.layout.rows());
             let out = &mut outputs[row.output];
             out.resize(channels * rows * width, 0.0);
@@ -83,7 +84,13 @@ impl Probe {
                 let out = &mut out[(c * rows + row.row) * width..][..width];
                 row.layout.get_channel(row.values, c, out);
             }
-        });
+        };
+        let Self { net, workspace, pool } = self;
+        let mut run = || net.run(&plan, workspace, &|| threads, &read, take);
+        match pool {
+            Some(pool) => pool.install(run),
+            None => run(),
+        }
         Ok(outputs)
     }
 
@@ -126,7 +133,7 @@ impl Probe {
             let run = self.run(input, dims);
             let times = self.workspace.profile.take().unwrap_or_default();
             run?;
-            let plan = self.net.plan(dims, self.threads).map_err(|error| error.to_string())?;
+            let plan = self.net.plan(dims, self.threads()).map_err(|error| error.to_string())?;
             for (at, (layer, time, multiply_adds)) in self.net.profile(&plan, &times).into_iter().enumerate()
             {
                 let seconds = time.as_secs_f64();
@@ -137,6 +144,10 @@ impl Probe {
             }
         }
         Ok(least)
+    }
+
+    fn threads(&self) -> usize {
+        self.pool.as_ref().map_or(1, rayon_core::ThreadPool::current_num_threads)
     }
 
     /// Multiply-adds a second of the instruction set from registers, the most that this core can do now.

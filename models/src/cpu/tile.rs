@@ -36,7 +36,7 @@ pub(super) enum Panel<'a> {
 pub(super) struct Target<'a> {
     /// The buffer.
     pub(super) values: &'a mut [f32],
-    /// Where the first pixel of each row of the tile is.
+    /// Where the first pixel of each row of the tile is, or of each block in a tile of blocks.
     pub(super) rows: [usize; ROWS_MAX],
 }
 
@@ -76,9 +76,11 @@ pub(super) struct Tile<'a> {
     pub(super) width: usize,
     /// Values between the inputs of neighbouring outputs, for kernels of any width.
     pub(super) stride: usize,
-    /// The weights.
+    /// The weights, of one block of outputs or of two.
     pub(super) panel: Panel<'a>,
-    /// By lane.
+    /// From the weights of a block to those of the next.
+    pub(super) panel_step: usize,
+    /// By lane, of the same blocks.
     pub(super) bias: &'a [f32],
     /// Added to the sum: buffer and where each row is.
     pub(super) residual: Option<(&'a [f32], [usize; ROWS_MAX])>,
@@ -147,7 +149,7 @@ pub(super) trait Weight: Copy {
     /// As [`Isa`].
     unsafe fn read<I: Isa>(values: &[Self::Stored], at: usize) -> I::V;
     /// Fetches weights that will be read soon; what lies past the end is not touched.
-    fn ahead<I: Isa>(values: &[Self::Stored], at: usize);
+    fn ahead<I: Isa, const K: usize>(values: &[Self::Stored], at: usize);
 }
 
 /// Single precision.
@@ -174,9 +176,13 @@ impl Weight for Full {
         unsafe { I::load(values, at) }
     }
 
-    // Single precision weights are few: they stay in the cache.
     #[inline(always)]
-    fn ahead<I: Isa>(_: &[f32], _: usize) {}
+    fn ahead<I: Isa, const K: usize>(values: &[f32], at: usize) {
+        // A line each horizontal position.
+        for k in 0..K.max(1) {
+            I::fetch(values, at + AHEAD / 2 + 16 * k);
+        }
+    }
 }
 
 impl Weight for Half {
@@ -197,7 +203,7 @@ impl Weight for Half {
     }
 
     #[inline(always)]
-    fn ahead<I: Isa>(values: &[u16], at: usize) {
+    fn ahead<I: Isa, const K: usize>(values: &[u16], at: usize) {
         // A step of a 3 wide kernel reads 96 bytes: one line and a half.
         I::fetch(values, at + AHEAD);
         I::fetch(values, at + AHEAD + 32);

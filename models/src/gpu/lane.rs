@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use kernels::device::{Buffer, Device, DeviceError, Event, Stream};
+use kernels::device::{Buffer, Device, DeviceError, Event, Pinned, Stream};
 use kernels::gpu::ingest::Ingest;
 use kernels::gpu::masks::{self, Crops, LungRecord, Pasted, RECORD};
 use kernels::gpu::pyramid::{PooledError, Pyramid};
@@ -38,7 +38,8 @@ pub(super) struct Lane<L> {
     pyramid: Pyramid,
     /// A batch on its way to the device, without gaps.
     gathered: Vec<f32>,
-    words: Vec<u32>,
+    /// What came back: the device writes page-locked memory by itself.
+    landed: Pinned,
 }
 
 /// The memory of a batch.
@@ -65,8 +66,8 @@ pub(super) enum Want<'a> {
     },
 }
 
-/// What came of one slice.
-pub(super) enum Slice<'a> {
+/// What came of a batch, one slice after the other.
+pub(super) enum Made<'a> {
     /// Lesion probabilities.
     Probabilities(&'a [f32]),
     /// Packed masks.
@@ -111,7 +112,7 @@ impl<L> Lane<L> {
             flags: device.buffer(4)?,
             pyramid: Pyramid::new(device)?,
             gathered: Vec::new(),
-            words: Vec::new(),
+            landed: device.pinned(RECORD * 4)?,
         })
     }
 
@@ -142,11 +143,10 @@ impl<L> Lane<L> {
                 .and_then(|()| ingest.stored(&mut self.compute, &self.source, stored, &slot.planes)),
         }
         .map_err(fail)?;
-        let lungs = self.lungs(networks, job.grid, job.lung_threshold)?;
-        let mut plane = vec![0.0; rows * columns];
-        self.compute.download(&self.slots[0].planes, 0, &mut plane).map_err(fail)?;
-        let (lungs, lung_box) = lungs;
-        Ok(GridSlice { plane, lungs, lung_box, resample_ms: 0.0, lungs_ms: 0.0 })
+        let (lungs, lung_box) = self.lungs(networks, job.grid, job.lung_threshold)?;
+        let landed = &mut self.landed.as_mut_slice()[..rows * columns];
+        self.compute.download(&self.slots[0].planes, 0, landed).map_err(fail)?;
+        Ok(GridSlice { plane: landed.to_vec(), lungs, lung_box, resample_ms: 0.0, lungs_ms: 0.0 })
     }
 
     /// Lung probability of a windowed plane.
@@ -173,7 +173,8 @@ impl<L> Lane<L> {
         let slot = &mut self.slots[0];
         grow(device, &mut self.source, source_bytes)?;
         grow(device, &mut slot.planes, rows * columns * 4)?;
-        grow(device, &mut slot.logits, rows * columns * 4)
+        grow(device, &mut slot.logits, rows * columns * 4)?;
+        land(device, &mut self.landed, rows * columns * 4)
     }
 
     /// The lung net on the plane in the first slot: probability and box.
@@ -187,8 +188,9 @@ impl<L> Lane<L> {
         let (shape, slot) = ([1, rows, columns], &self.slots[0]);
         networks.lungs(&mut self.networks, &mut self.compute, &slot.planes, shape, &slot.logits)?;
         masks::lungs(&mut self.compute, &slot.logits, shape, threshold, &self.records).map_err(fail)?;
-        let mut lungs = vec![0.0; rows * columns];
-        self.compute.download(&slot.logits, 0, &mut lungs).map_err(fail)?;
+        let landed = &mut self.landed.as_mut_slice()[..rows * columns];
+        self.compute.download(&slot.logits, 0, landed).map_err(fail)?;
+        let lungs = landed.to_vec();
         let mut words = [0; RECORD];
         self.compute.download(&self.records, 0, &mut words).map_err(fail)?;
         let record = LungRecord::new(words, [rows, columns]);
@@ -199,13 +201,13 @@ impl<L> Lane<L> {
         Ok((lungs, (voxels > 0).then_some(SliceBox { rows, columns, voxels })))
     }
 
-    /// Runs a study's crop; `take` gets each slice once, head to feet. Returns the pooled features.
+    /// Runs a study's crop; `take` gets each slice once, some at a time, head to feet. Returns the pooled features.
     pub(super) fn study<N: Networks<Lane = L>>(
         &mut self,
         networks: &N,
         planes: &[Plane<'_>],
         want: &Want<'_>,
-        take: &mut dyn FnMut(usize, Slice<'_>),
+        take: &mut dyn FnMut(Range<usize>, Made<'_>),
     ) -> Result<Vec<f32>, EngineError> {
         let first = planes.first().ok_or(EngineError::Bounds {
             what: "slices in the crop",
@@ -220,7 +222,7 @@ impl<L> Lane<L> {
 }
 
 impl<N: Networks> Study<'_, N> {
-    fn run(mut self, take: &mut dyn FnMut(usize, Slice<'_>)) -> Result<Vec<f32>, EngineError> {
+    fn run(mut self, take: &mut dyn FnMut(Range<usize>, Made<'_>)) -> Result<Vec<f32>, EngineError> {
         let networks = self.networks;
         let fail = |error| device_error(networks, error);
         let each = batch(networks, self.size);
@@ -255,14 +257,19 @@ impl<N: Networks> Study<'_, N> {
         let [rows, columns] = self.size;
         let plane_bytes = each * rows * columns * 4;
         grow(device, &mut lane.features, format.bytes([each, rows, columns]))?;
+        let mask_bytes = match self.want {
+            Want::Probabilities => None,
+            Want::Masks { pasted, .. } => Some(2 * each * pasted.words() * 4),
+        };
         for slot in &mut lane.slots {
             grow(device, &mut slot.planes, plane_bytes)?;
             grow(device, &mut slot.logits, plane_bytes)?;
-            if let Want::Masks { pasted, .. } = self.want {
+            if let Some(mask_bytes) = mask_bytes {
                 grow(device, &mut slot.lungs, plane_bytes)?;
-                grow(device, &mut slot.bits, 2 * each * pasted.words() * 4)?;
+                grow(device, &mut slot.bits, mask_bytes)?;
             }
         }
+        land(device, &mut lane.landed, mask_bytes.unwrap_or(plane_bytes))?;
         lane.compute.fill_zero(&lane.flags, 0, 4)?;
         lane.pyramid.begin(&mut lane.compute, format, self.size, self.planes.len())
     }
@@ -311,29 +318,26 @@ impl<N: Networks> Study<'_, N> {
     }
 
     /// Waits for a batch and hands out its slices.
-    fn take(&mut self, batch: Batch, take: &mut dyn FnMut(usize, Slice<'_>)) -> Result<(), DeviceError> {
+    fn take(
+        &mut self,
+        batch: Batch,
+        take: &mut dyn FnMut(Range<usize>, Made<'_>),
+    ) -> Result<(), DeviceError> {
         let lane = &mut *self.lane;
         let (memory, count) = (&lane.slots[batch.slot], batch.slices.len());
         lane.copy.wait(&batch.done)?;
         match self.want {
             Want::Probabilities => {
-                let plane = self.size[0] * self.size[1];
-                lane.gathered.resize(count * plane, 0.0);
-                lane.copy.download(&memory.logits, 0, &mut lane.gathered)?;
-                for (slice, values) in batch.slices.zip(lane.gathered.chunks_exact(plane)) {
-                    take(slice, Slice::Probabilities(values));
-                }
+                let landed = &mut lane.landed.as_mut_slice()[..count * self.size[0] * self.size[1]];
+                lane.copy.download(&memory.logits, 0, landed)?;
+                take(batch.slices, Made::Probabilities(landed));
             }
             Want::Masks { pasted, .. } => {
-                let words = pasted.words();
-                lane.words.resize(2 * count * words, 0);
-                lane.copy.download(&memory.bits, 0, &mut lane.words)?;
-                let (lesions, lungs) = lane.words.split_at(count * words);
-                for (index, slice) in batch.slices.enumerate() {
-                    let of = index * words..(index + 1) * words;
-                    let (lesions, lungs) = (&lesions[of.clone()], &lungs[of]);
-                    take(slice, Slice::Masks { lesions, lungs });
-                }
+                let words = count * pasted.words();
+                let landed = &mut lane.landed.as_mut_slice()[..2 * words];
+                lane.copy.download(&memory.bits, 0, landed)?;
+                let (lesions, lungs) = landed.split_at(words);
+                take(batch.slices, Made::Masks { lesions, lungs });
             }
         }
         Ok(())
@@ -352,6 +356,14 @@ fn grow(device: &Device, buffer: &mut Buffer, bytes: usize) -> Result<(), Device
         // Freed first: both at once may not fit.
         *buffer = device.buffer(0)?;
         *buffer = device.buffer(bytes.next_multiple_of(GROWTH_BYTES))?;
+    }
+    Ok(())
+}
+
+/// Makes page-locked memory at least `bytes` long. Nothing is under way to it: a download is complete when it returns.
+fn land(device: &Device, memory: &mut Pinned, bytes: usize) -> Result<(), DeviceError> {
+    if memory.len() < bytes {
+        *memory = device.pinned(bytes.next_multiple_of(GROWTH_BYTES))?;
     }
     Ok(())
 }

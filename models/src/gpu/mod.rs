@@ -7,6 +7,7 @@
 mod lane;
 mod lanes;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use kernels::device::{Buffer, Device, DeviceError, Stream};
@@ -16,9 +17,9 @@ pub(crate) use kernels::gpu::pyramid::FeatureFormat;
 use crate::backend::{Backend, Emit, EngineError, Plane};
 use crate::cpu::Head;
 use crate::job::{CropJob, Cropped, GridSlice, Progress, SliceJob};
-use crate::labels::LabelVolume;
+use crate::labels::{LabelVolume, parallel};
 use crate::zoo::Zoo;
-use lane::{Lane, Slice, Want, device_error};
+use lane::{Lane, Made, Want, device_error};
 use lanes::Lanes;
 
 /// Names in errors.
@@ -107,6 +108,7 @@ impl<N: Networks> GpuBackend<N> {
     }
 
     /// The networks.
+    #[cfg(test)]
     pub(crate) fn networks(&self) -> &N {
         &self.networks
     }
@@ -168,13 +170,12 @@ impl<N: Networks> Backend for GpuBackend<N> {
         let size = labels.len() / slices.max(1);
         progress(0, slices);
         let pooled = self.with(|lane| {
-            lane.study(&self.networks, job.planes, &want, &mut |index, slice| {
-                if let Slice::Masks { lesions, lungs } = slice {
-                    let plane = &mut labels[index * size..(index + 1) * size];
-                    pasted.unpack(lesions, LabelVolume::LESION, plane);
-                    pasted.unpack(lungs, LabelVolume::RIGHT_LUNG, plane);
+            lane.study(&self.networks, job.planes, &want, &mut |batch, made| {
+                if let Made::Masks { lesions, lungs } = made {
+                    let labels = &mut labels[batch.start * size..batch.end * size];
+                    unpack(&pasted, lesions, lungs, labels, job.threads);
                 }
-                progress(index + 1, slices);
+                batch.for_each(|index| progress(index + 1, slices));
             })
         })?;
         let probability = self.head.probability(&pooled)?;
@@ -187,14 +188,31 @@ impl<N: Networks> Backend for GpuBackend<N> {
 
     fn multitask(&self, crop: &[Plane<'_>], emit: Emit<'_>) -> Result<f32, EngineError> {
         let pooled = self.with(|lane| {
-            lane.study(&self.networks, crop, &Want::Probabilities, &mut |index, slice| {
-                if let Slice::Probabilities(lesions) = slice {
-                    emit(index, lesions);
+            lane.study(&self.networks, crop, &Want::Probabilities, &mut |batch, made| {
+                if let Made::Probabilities(lesions) = made {
+                    let plane = lesions.len() / batch.len();
+                    batch.zip(lesions.chunks_exact(plane)).for_each(|(index, lesions)| emit(index, lesions));
                 }
             })
         })?;
         self.head.probability(&pooled)
     }
+}
+
+/// The packed masks of some slices → their labels, a slice a thread at a time: the first touch of a page of labels costs as much as the bits.
+fn unpack(pasted: &Pasted, lesions: &[u32], lungs: &[u32], labels: &mut [u8], threads: usize) {
+    let words = pasted.words();
+    if words == 0 {
+        return;
+    }
+    let slices = lesions.len() / words;
+    let planes: Vec<_> = labels.chunks_exact_mut(labels.len() / slices).map(Mutex::new).collect();
+    parallel(threads, 0..slices, |slice| {
+        let mut plane = planes[slice].lock().unwrap_or_else(PoisonError::into_inner);
+        let of = slice * words..(slice + 1) * words;
+        pasted.unpack(&lesions[of.clone()], LabelVolume::LESION, &mut plane);
+        pasted.unpack(&lungs[of], LabelVolume::RIGHT_LUNG, &mut plane);
+    });
 }
 
 /// Slices of a batch of planes of `size`.

@@ -222,7 +222,7 @@ fn crop(
         paste: &paste,
         lung_threshold: 0.5,
         lesion_threshold: 0.2,
-        threads: 1,
+        threads: 2,
     };
     let mut labels = vec![0; slices.len() * source[0] * source[1]];
     let told = Mutex::new(Vec::new());
@@ -326,7 +326,7 @@ fn what_is_not_a_number_is_refused() {
 fn a_lane_that_failed_is_replaced_and_its_memory_comes_back() {
     let Some(device) = device(1 << 30) else { return };
     let gpu = GpuBackend::new(Fake::new(device.clone(), 2), &tiny(), 1).unwrap();
-    let slices = prepared(&gpu, 6, SOURCE, GRID);
+    let slices = prepared(&OnCpu(Head::load(&tiny()).unwrap()), 6, SOURCE, GRID);
     let whole = crop(&gpu, &slices, GRID, SOURCE).unwrap();
     let used = device.memory_used();
     for calls in [0, 1, 2] {
@@ -352,4 +352,38 @@ fn too_little_memory_is_an_error_of_the_device() {
     assert!(error.to_string().contains("memory"), "{error}");
     // A slice still fits: nothing of the failed study is left.
     prepared(&gpu, 1, SOURCE, GRID);
+}
+
+/// 600 slices of 512² at 0.75 mm, lungs of 110 × 150 pixels of 2 mm. What the networks need comes on top.
+#[test]
+fn six_hundred_slices_stay_within_two_gibibytes() {
+    const MEMORY_MAX: u64 = 2 << 30;
+    const OURS_MAX: u64 = 64 << 20;
+    let Some(device) = device(MEMORY_MAX) else { return };
+    let gpu = GpuBackend::new(Fake::new(device.clone(), 32), &tiny(), 1).unwrap();
+    let (source, grid) = ([512, 512], [192, 192]);
+    let slice = prepared(&gpu, 1, source, grid).remove(0);
+    let (rows, columns) = (41..151, 21..171);
+    let first = rows.start * grid[1] + columns.start;
+    let plane = |values| Plane::new(values, rows.len(), columns.len(), grid[1]);
+    let (planes, lungs) = (vec![plane(&slice.plane[first..]); 600], vec![plane(&slice.lungs[first..]); 600]);
+    let paste = Paste::new(&rows, &columns, grid, source);
+    let mut labels = vec![0; 600 * source[0] * source[1]];
+    let job = CropJob {
+        planes: &planes,
+        lungs: &lungs,
+        paste: &paste,
+        lung_threshold: 0.5,
+        lesion_threshold: 0.2,
+        threads: 2,
+    };
+    let start = Instant::now();
+    gpu.crop(&job, &mut labels, &|_, _| ()).unwrap();
+    let peak = device.memory_peak();
+    println!("{} KiB of device memory, {} ms", peak >> 10, start.elapsed().as_millis());
+    assert!(peak <= OURS_MAX, "{peak} bytes");
+    // All slices are one slice, so all masks are one mask.
+    let size = source[0] * source[1];
+    assert!(labels[..size].iter().any(|label| *label != 0));
+    assert!(labels.chunks_exact(size).all(|other| other == &labels[..size]));
 }

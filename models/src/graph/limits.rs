@@ -25,7 +25,7 @@ pub(crate) const CHANNELS_SUM_MAX: usize = 1 << 20;
 /// Multitask-Latent's head, 585 · 256 · 1024 = 1.5 · 10⁸. Counted by node: many may share an initializer, and each is packed by itself.
 pub(crate) const WEIGHTS_MAX: usize = 1 << 28;
 
-/// Values of the maps of a plan, channels filled up to blocks of 16: 2 GiB. A 3-D U-Net on 160³ voxels needs 0.4 · 2²⁹.
+/// Values of the maps of a plan, channels filled up to blocks of 16: 2 GiB. A 3-D U-Net on 160³ voxels keeps a tenth of that.
 pub(crate) const VALUES_MAX: usize = 1 << 29;
 
 /// Multiply-adds and comparisons of one run on the typical size that a file is tried with when it is loaded: a core's 10 s. The zoo's networks

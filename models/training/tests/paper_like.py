@@ -88,12 +88,12 @@ def randomize(net, seed):
 
     with torch.no_grad():
         for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
                 module.weight.copy_(uniform(module.weight, 0.5, 1.5))
                 module.bias.copy_(uniform(module.bias, -0.5, 0.5))
                 module.running_mean.copy_(uniform(module.running_mean, -0.5, 0.5))
                 module.running_var.copy_(uniform(module.running_var, 0.3, 3.0))
-            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            elif isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
                 bound = (3.0 / module.weight[0].numel()) ** 0.5
                 module.weight.copy_(uniform(module.weight, -bound, bound))
                 if module.bias is not None:

@@ -60,11 +60,13 @@ class Graph:
         bias = None if layer.bias is None else array(layer.bias)
         if norm is not None:
             scale, shift = scale_and_shift(norm)
-            weight = weight * scale[:, None, None, None]
+            weight = weight * scale.reshape([-1] + [1] * (weight.ndim - 1))
             bias = shift if bias is None else bias * scale + shift
-        size = weight.shape[2]
+        size, axes = weight.shape[2], weight.ndim - 2
         inputs = [x, self.half(weight)] + ([] if bias is None else [self.full(bias)])
-        return self.node("Conv", inputs, output, kernel_shape=[size, size], pads=[size // 2] * 4)
+        # Not written where it is 1, so that files of the zoo stay what they are.
+        strides = {} if layer.stride[0] == 1 else {"strides": list(layer.stride)}
+        return self.node("Conv", inputs, output, kernel_shape=[size] * axes, pads=[size // 2] * (2 * axes), **strides)
 
     def norm(self, x, layer):
         scale, shift = scale_and_shift(layer)
@@ -92,7 +94,7 @@ class Graph:
         for level in net.down:
             x = self.run(x, level)
             skips.append(x)
-            x = self.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+            x = self.node("MaxPool", [x], kernel_shape=[2] * net.axes, strides=[2] * net.axes, ceil_mode=1)
         x = self.run(x, net.bridge)
         for i in reversed(range(len(skips))):
             # The skip has the same batch and channels, so its shape is the size to resize to.
@@ -100,6 +102,14 @@ class Graph:
             x = self.node("Resize", [x, "", "", size], mode="linear", coordinate_transformation_mode="half_pixel")
             x = self.run(self.node("Add", [x, skips[i]]), net.up[i], output if i == 0 else None)
         return x
+
+    def bottleneck(self, x, block):
+        """A block of ResNet50."""
+        y = self.relu(self.conv(x, block.conv1, block.norm1))
+        y = self.relu(self.conv(y, block.conv2, block.norm2))
+        y = self.conv(y, block.conv3, block.norm3)
+        skip = x if block.shortcut is None else self.conv(x, block.shortcut, block.norm)
+        return self.relu(self.node("Add", [y, skip]))
 
     def logits(self, x, head, output):
         return self.conv(self.relu(self.norm(x, head.norm)), head.conv, output=output)
@@ -156,6 +166,26 @@ def head_graph(head):
     graph = Graph()
     graph.linear(graph.relu(graph.linear("pyramid", head.hidden)), head.out, "covid")
     return graph.model("identification", {"pyramid": ["N", head.hidden.in_features]}, {"covid": ["N", 1]})
+
+
+def volume_graph(net):
+    """volume [N, 1, D, H, W] -> lesions [N, 1, D, H, W], logits."""
+    graph = Graph()
+    graph.logits(graph.unet("volume", net.backbone), net.head, "lesions")
+    shape = ["N", 1, "D", "H", "W"]
+    return graph.model("volume", {"volume": shape}, {"lesions": shape})
+
+
+def resnet_graph(net):
+    """slice [N, 1, H, W] -> features [N, 1000]."""
+    graph = Graph()
+    x = graph.relu(graph.conv("slice", net.stem, net.norm))
+    x = graph.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for block in net.blocks:
+        x = graph.bottleneck(x, block)
+    x = graph.node("Flatten", [graph.node("GlobalAveragePool", [x])])
+    graph.linear(x, net.features, "features")
+    return graph.model("resnet50", {"slice": ["N", 1, "H", "W"]}, {"features": ["N", 1000]})
 
 
 def toml_value(value):

@@ -19,19 +19,25 @@ UP_MULTITASK = ((8, 8),) + UP_LUNGS[1:]
 
 FEATURES = 8
 PYRAMID_LEVELS = 4
+
+# By number of axes: slices or volumes.
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL = {2: functional.max_pool2d, 3: functional.max_pool3d}
+LINEAR = {2: "bilinear", 3: "trilinear"}
 PYRAMID_SIZE = FEATURES * sum(8**level for level in range(PYRAMID_LEVELS))  # 4680
 
 
 class ResidualBlock(nn.Module):
     """x -> shortcut(x) + conv3(relu(bn(conv3(relu(bn(x)))))); the shortcut is 1x1 if widths differ."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs, outputs, axes=2):
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else None
+        self.norm1 = NORM[axes](inputs)
+        self.conv1 = CONV[axes](inputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = NORM[axes](outputs)
+        self.conv2 = CONV[axes](outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = CONV[axes](inputs, outputs, 1, bias=False) if inputs != outputs else None
 
     def forward(self, x):
         y = self.conv1(functional.relu(self.norm1(x)))
@@ -39,20 +45,21 @@ class ResidualBlock(nn.Module):
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-def run(widths):
+def run(widths, axes=2):
     """The residual blocks of a run of widths."""
-    return nn.Sequential(*[ResidualBlock(a, b) for a, b in zip(widths, widths[1:])])
+    return nn.Sequential(*[ResidualBlock(a, b, axes) for a, b in zip(widths, widths[1:])])
 
 
 class UNet(nn.Module):
-    """Stem, six levels and the bridge: [N, 1, H, W] -> [N, 8, H, W]."""
+    """Stem, six levels and the bridge: [N, 1, H, W] -> [N, 8, H, W], or with depth before H if it has three axes."""
 
-    def __init__(self, up):
+    def __init__(self, up, axes=2):
         super().__init__()
-        self.stem = nn.Conv2d(1, DOWN[0][0], 3, padding=1)
-        self.down = nn.ModuleList([run(widths) for widths in DOWN])
-        self.bridge = run(BRIDGE)
-        self.up = nn.ModuleList([run(widths) for widths in up])
+        self.axes = axes
+        self.stem = CONV[axes](1, DOWN[0][0], 3, padding=1)
+        self.down = nn.ModuleList([run(widths, axes) for widths in DOWN])
+        self.bridge = run(BRIDGE, axes)
+        self.up = nn.ModuleList([run(widths, axes) for widths in up])
 
     def forward(self, x):
         x = self.stem(x)
@@ -60,10 +67,10 @@ class UNet(nn.Module):
         for level in self.down:
             x = level(x)
             skips.append(x)
-            x = functional.max_pool2d(x, 2, ceil_mode=True)
+            x = MAX_POOL[self.axes](x, 2, ceil_mode=True)
         x = self.bridge(x)
         for level, skip in zip(reversed(self.up), reversed(skips)):
-            x = functional.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=False)
+            x = functional.interpolate(x, size=skip.shape[2:], mode=LINEAR[self.axes], align_corners=False)
             x = level(x + skip)
         return x
 
@@ -71,10 +78,10 @@ class UNet(nn.Module):
 class Logits(nn.Module):
     """BN -> ReLU -> conv 1x1 without bias: [N, 8, H, W] -> [N, 1, H, W] logits."""
 
-    def __init__(self):
+    def __init__(self, axes=2):
         super().__init__()
-        self.norm = nn.BatchNorm2d(FEATURES)
-        self.conv = nn.Conv2d(FEATURES, 1, 1, bias=False)
+        self.norm = NORM[axes](FEATURES)
+        self.conv = CONV[axes](FEATURES, 1, 1, bias=False)
 
     def forward(self, x):
         return self.conv(functional.relu(self.norm(x)))

@@ -82,7 +82,7 @@ mod tests {
                 assert!(strips.pitch >= strips.columns + 1 + usize::from(strips.count > 1));
                 let last = strips.positions + 2 * strips.pitch + 1024;
                 for n in (0..last).step_by(37).chain(last - 5000.min(last)..last) {
-                    let by = |magic: u32| (n as u64 * u64::from(magic) >> 32) as usize;
+                    let by = |magic: u32| ((n as u64 * u64::from(magic)) >> 32) as usize;
                     assert_eq!(by(strips.pitch_magic), n / strips.pitch, "{n} of {shape:?}");
                     assert_eq!(by(strips.period_magic), n / (shape[1] + 1), "{n} of {shape:?}");
                 }

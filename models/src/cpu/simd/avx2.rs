@@ -21,7 +21,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn fetch(values: &[u16], at: usize) {
+    fn fetch<T>(values: &[T], at: usize) {
         // SAFETY: a fetch reads nothing that the program sees, and any address may be given.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
     }

@@ -28,7 +28,7 @@ pub(super) trait Isa: Copy {
     /// Zeros.
     unsafe fn zero() -> Self::V;
     /// Brings the value at `at`, which may lie past the end, near.
-    fn fetch(values: &[u16], at: usize);
+    fn fetch<T>(values: &[T], at: usize);
     /// `LANES` values from `at`.
     unsafe fn load(values: &[f32], at: usize) -> Self::V;
     /// `LANES` values from `at`, widened from IEEE half precision.
@@ -68,6 +68,8 @@ pub(super) struct Shape {
     pub(super) stride: usize,
     /// Sums of an output: 1, or, at width 3, one for each horizontal position. Bits depend on it.
     pub(super) sums: usize,
+    /// Blocks of outputs of a tile: 1, or 2 of one row, with [`Source::Plain`] and kernels of any width.
+    pub(super) blocks: usize,
     /// Output rows of a tile.
     pub(super) rows: usize,
     /// Output pixels of a row of a tile.
@@ -143,8 +145,23 @@ macro_rules! tile_table {
             S: $crate::cpu::tile::Read,
             W: $crate::cpu::tile::Weight,
         {
-            // SAFETY: the caller's promise is the same.
-            unsafe { $crate::cpu::micro::tile::<$isa, S, W, K, R, T, P, D>(tile) }
+            // Tiles that don't fit the registers are never picked, and so not compiled.
+            if const { R * T * P <= ACCUMULATORS } {
+                // SAFETY: the caller's promise is the same.
+                unsafe { $crate::cpu::micro::tile::<$isa, S, W, K, R, T, P, D>(tile) }
+            }
+        }
+
+        #[$features]
+        unsafe fn blocks<W, const T: usize, const D: usize>(tile: &mut $crate::cpu::tile::Tile<'_>)
+        where
+            W: $crate::cpu::tile::Weight,
+        {
+            // As above.
+            if const { 2 * T <= ACCUMULATORS } {
+                // SAFETY: the caller's promise is the same.
+                unsafe { $crate::cpu::micro::blocks::<$isa, W, T, 2, D>(tile) }
+            }
         }
 
         fn pick(shape: $crate::cpu::simd::Shape) -> Option<$crate::cpu::simd::TileFn> {
@@ -226,24 +243,35 @@ macro_rules! tile_table {
                     _ => return None,
                 })
             }
-            // Rows share the weights, which are most of what such kernels read on small maps.
-            fn some_rows<S: Read, W: Weight, const K: usize, const D: usize>(
-                rows: usize,
-                pixels: usize,
-            ) -> Option<TileFn> {
-                Some(match (rows, pixels) {
-                    (1, _) => return one_row::<S, W, K, D>(pixels),
-                    (2, 6) => tile::<S, W, K, 2, 6, 1, D>,
-                    (2, 12) => tile::<S, W, K, 2, 12, 1, D>,
-                    (3, 7) => tile::<S, W, K, 3, 7, 1, D>,
-                    (3, 8) => tile::<S, W, K, 3, 8, 1, D>,
-                    (4, 6) => tile::<S, W, K, 4, 6, 1, D>,
+            fn two_blocks<W: Weight, const D: usize>(pixels: usize) -> Option<TileFn> {
+                Some(match pixels {
+                    1 => blocks::<W, 1, D>,
+                    2 => blocks::<W, 2, D>,
+                    3 => blocks::<W, 3, D>,
+                    4 => blocks::<W, 4, D>,
+                    5 => blocks::<W, 5, D>,
+                    6 => blocks::<W, 6, D>,
+                    7 => blocks::<W, 7, D>,
+                    8 => blocks::<W, 8, D>,
+                    9 => blocks::<W, 9, D>,
+                    10 => blocks::<W, 10, D>,
+                    11 => blocks::<W, 11, D>,
+                    12 => blocks::<W, 12, D>,
                     _ => return None,
                 })
             }
-            let Shape { source, half, width, stride, sums, rows: r, pixels } = shape;
-            if r * pixels * sums > ACCUMULATORS {
+            let Shape { source, half, width, stride, sums, blocks, rows: r, pixels } = shape;
+            if r * pixels * sums * blocks > ACCUMULATORS {
                 return None;
+            }
+            if blocks == 2 {
+                return match (source, half, width, stride, r) {
+                    (Source::Plain, false, 0, 1, 1) => two_blocks::<Full, 1>(pixels),
+                    (Source::Plain, true, 0, 1, 1) => two_blocks::<Half, 1>(pixels),
+                    (Source::Plain, false, 0, 2, 1) => two_blocks::<Full, 2>(pixels),
+                    (Source::Plain, true, 0, 2, 1) => two_blocks::<Half, 2>(pixels),
+                    _ => None,
+                };
             }
             match (source, half, width, stride, sums) {
                 (Source::Plain, false, 3, _, 1) => rows::<Plain, Full>(r, pixels),
@@ -252,18 +280,17 @@ macro_rules! tile_table {
                 (Source::Plain, false, 3, _, 3) => three_sums::<Plain, Full>(r, pixels),
                 (Source::Plain, true, 3, _, 3) => three_sums::<Plain, Half>(r, pixels),
                 (Source::Pair, false, 3, _, 3) => three_sums::<Pair, Full>(r, pixels),
-                (Source::Plain, false, 1, _, 1) => some_rows::<Plain, Full, 1, 1>(r, pixels),
-                (Source::Plain, true, 1, _, 1) => some_rows::<Plain, Half, 1, 1>(r, pixels),
-                (Source::Plain, false, 0, 1, 1) => some_rows::<Plain, Full, 0, 1>(r, pixels),
-                (Source::Plain, false, 0, 2, 1) => some_rows::<Plain, Full, 0, 2>(r, pixels),
-                (Source::Plain, true, 0, 2, 1) => some_rows::<Plain, Half, 0, 2>(r, pixels),
                 _ if r != 1 => None,
                 (Source::Two, false, 3, _, 3) => three_sums_of_one_row::<Two, Full>(pixels),
                 (Source::Two, false, 3, _, 1) => one_row::<Two, Full, 3, 1>(pixels),
                 (Source::Pair, false, 1, _, 1) => one_row::<Pair, Full, 1, 1>(pixels),
                 (Source::Two, false, 1, _, 1) => one_row::<Two, Full, 1, 1>(pixels),
-                (Source::Plain, false, 0, 0, 1) => one_row::<Plain, Full, 0, 0>(pixels),
-                (Source::Plain, true, 0, 0, 1) => one_row::<Plain, Half, 0, 0>(pixels),
+                (Source::Plain, false, 1, _, 1) => one_row::<Plain, Full, 1, 1>(pixels),
+                (Source::Plain, true, 1, _, 1) => one_row::<Plain, Half, 1, 1>(pixels),
+                (Source::Plain, false, 0, 2, 1) => one_row::<Plain, Full, 0, 2>(pixels),
+                (Source::Plain, true, 0, 2, 1) => one_row::<Plain, Half, 0, 2>(pixels),
+                (Source::Plain, false, 0, _, 1) => one_row::<Plain, Full, 0, 0>(pixels),
+                (Source::Plain, true, 0, _, 1) => one_row::<Plain, Half, 0, 0>(pixels),
                 _ => None,
             }
         }

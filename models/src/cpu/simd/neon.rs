@@ -21,7 +21,7 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn fetch(_: &[u16], _: usize) {}
+    fn fetch<T>(_: &[T], _: usize) {}
 
     #[inline(always)]
     unsafe fn load(values: &[f32], at: usize) -> float32x4_t {

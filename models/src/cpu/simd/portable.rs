@@ -19,7 +19,7 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn fetch(_: &[u16], _: usize) {}
+    fn fetch<T>(_: &[T], _: usize) {}
 
     #[inline(always)]
     unsafe fn load(values: &[f32], at: usize) -> [f32; 4] {

@@ -1,0 +1,147 @@
+//! The part `engines`: every engine that works here against the processor's, on studies of several shapes.
+//!
+//! Owns: the studies, and the tolerances that every engine must keep. Never does: time them.
+
+use engine::{Analysis, Analyzer, Choice, EngineState, LabelVolume, Zoo};
+
+use crate::part::Part;
+use crate::volume::{Volume, threads};
+
+/// Largest difference of the identification probability.
+const PROBABILITY_MAX: f64 = 0.01;
+/// Largest difference of a lung's severity, in percentage points.
+const SEVERITY_MAX: f64 = 0.5;
+/// Least overlap of the lesion masks.
+const DICE_MIN: f64 = 0.995;
+
+/// The engines of a GPU, as the configuration names them.
+pub const NAMES: [&str; 2] = ["cuda", "tensorrt"];
+
+/// The engine `name` with its models loaded, or why it can't work here. It falls to no other.
+pub fn open(zoo: &Zoo, name: &str) -> Result<Analyzer, String> {
+    let choice: Choice = name.parse()?;
+    let analyzer = Analyzer::new(zoo.clone(), choice, threads()).map_err(|error| error.to_string())?;
+    if analyzer.engines().first().name() == name {
+        return Ok(analyzer);
+    }
+    let why = analyzer.engines().status().into_iter().find(|status| status.name == name);
+    Err(match why.map(|status| status.state) {
+        Some(EngineState::Missing { why } | EngineState::Out { why }) => why,
+        _ => "the program was built without it".to_owned(),
+    })
+}
+
+/// Analyses a study from its cells.
+pub fn analyze(analyzer: &Analyzer, study: &Volume) -> anyhow::Result<Analysis> {
+    let slices = study.prepare(analyzer, threads())?;
+    Ok(analyzer.finish(&slices, study.spacing, &|_, _| ())?)
+}
+
+/// Runs all.
+pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, quick: bool) -> anyhow::Result<()> {
+    let sizes: &[[usize; 2]] = if quick { &[[8, 64]] } else { &[[8, 256], [33, 320], [40, 512], [150, 512]] };
+    let cpu = open(zoo, "cpu").map_err(anyhow::Error::msg)?;
+    let mut studies = Vec::new();
+    for &[slices, side] in sizes {
+        let study = phantom.study(slices, side);
+        let expected = analyze(&cpu, &study)?;
+        studies.push((study, expected));
+    }
+    let mut found = 0;
+    part.table(
+        "Engines against the processor's",
+        "Tolerances: probability 0.01, severity 0.5 percentage points, Dice of the lesions at least 0.995.",
+        &[
+            "engine",
+            "study",
+            "probability",
+            "of the processor",
+            "severity, points apart",
+            "lesion Dice",
+            "lung Dice",
+        ],
+    )?;
+    for name in NAMES {
+        let analyzer = match open(zoo, name) {
+            Ok(analyzer) => analyzer,
+            Err(why) => {
+                part.row(vec![
+                    name.to_owned(),
+                    format!("skipped: {why}"),
+                    String::new(),
+                    String::new(),
+                    String::new(),
+                    String::new(),
+                    String::new(),
+                ])?;
+                continue;
+            }
+        };
+        found += 1;
+        for (study, expected) in &studies {
+            let got = analyze(&analyzer, study)?;
+            compare(part, name, study, &got, expected)?;
+        }
+    }
+    part.check("an engine of the GPU works", found > 0, format!("{found} of {NAMES:?}"))
+}
+
+fn compare(
+    part: &mut Part,
+    name: &str,
+    study: &Volume,
+    got: &Analysis,
+    expected: &Analysis,
+) -> anyhow::Result<()> {
+    let probability = f64::from(got.probability - expected.probability).abs();
+    let sides = [(got.severity.left, expected.severity.left), (got.severity.right, expected.severity.right)];
+    let severity = sides.iter().map(|(a, b)| 100.0 * (a - b).abs()).fold(0.0, f64::max);
+    let lesions = dice(&got.labels, &expected.labels, LabelVolume::LESION);
+    let lungs = dice(&got.labels, &expected.labels, LabelVolume::LUNGS);
+    let [slices, rows, columns] = study.shape;
+    let shape = format!("{slices} × {rows} × {columns}");
+    part.row(vec![
+        name.to_owned(),
+        shape.clone(),
+        format!("{:.4}", got.probability),
+        format!("{:.4}", expected.probability),
+        format!("{severity:.3}"),
+        format!("{lesions:.5}"),
+        format!("{lungs:.5}"),
+    ])?;
+    let right = probability <= PROBABILITY_MAX
+        && severity <= SEVERITY_MAX
+        && lesions >= DICE_MIN
+        && lungs >= DICE_MIN;
+    let same = got.engine == name;
+    part.check(
+        format!("{name}, {shape}"),
+        right && same,
+        format!("by {}: probability off by {probability:.1e}, severity by {severity:.1e} points, Dice {lesions:.5}", got.engine),
+    )
+}
+
+/// Overlap of the voxels with any of `bits`; 1 when neither has one.
+fn dice(a: &LabelVolume, b: &LabelVolume, bits: u8) -> f64 {
+    let (mut both, mut sum) = (0u64, 0u64);
+    for (a, b) in a.voxels.iter().zip(&b.voxels) {
+        let (a, b) = (a & bits != 0, b & bits != 0);
+        both += u64::from(a && b);
+        sum += u64::from(a) + u64::from(b);
+    }
+    if sum == 0 { 1.0 } else { 2.0 * both as f64 / sum as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dice_is_of_the_bits_asked_for() {
+        let volume = |voxels: [u8; 4]| LabelVolume { shape: [1, 2, 2], voxels: voxels.to_vec() };
+        let (a, b) = (volume([5, 4, 1, 0]), volume([4, 0, 1, 1]));
+        assert_eq!(dice(&a, &b, LabelVolume::LESION), 2.0 / 3.0);
+        assert_eq!(dice(&a, &b, LabelVolume::LUNGS), 0.5);
+        assert_eq!(dice(&a, &b, 8), 1.0);
+    }
+}
