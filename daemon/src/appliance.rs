@@ -19,11 +19,13 @@ use crate::janitor::{self, Janitor};
 use crate::outbox;
 use crate::pipeline::{Finished, Pipeline, Progress};
 use crate::queue::Queue;
+use crate::screen::board::Board;
+use crate::screen::{self, Recent};
 use crate::worklist::Urgencies;
-use crate::{report, tls};
+use crate::{audit, evidence, report, tls};
 use anyhow::Context;
 use assembler::AssemblerDriver;
-use engine::{Analyzer, Choice, Zoo};
+use engine::{Analyzer, Setup, Zoo};
 use log::{error, info, warn};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -73,16 +75,33 @@ pub struct Listening {
     pub tls: Option<SocketAddr>,
 }
 
+/// Those who hear what happens: whoever started the appliance, and the screen.
+#[derive(Clone)]
+struct Watchers {
+    notices: Sender<Notice>,
+    board: Arc<Board>,
+}
+
+impl Watchers {
+    fn tell(&self, notice: Notice) {
+        self.board.hear(&notice);
+        // Nobody may be watching.
+        let _ = self.notices.send(notice);
+    }
+}
+
 /// A running appliance.
 pub struct Appliance {
     /// Where it listens: without encryption, with TLS.
     pub listening: Listening,
     intake: Arc<Intake>,
     threads: Vec<JoinHandle<()>>,
-    /// Those that call peers: the outbox, the reports of storage commitment, the worklist.
+    /// Those that call peers: the outbox, the reports of storage commitment, the worklist, the audit trail's collector.
     outbox: Vec<JoinHandle<()>>,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     stop_janitor: Sender<()>,
+    screen: Option<screen::Server>,
+    trail: Arc<audit::Trail>,
     /// Released when the appliance is gone, and its outbox, which may outlive it.
     _lock: Arc<File>,
 }
@@ -102,14 +121,10 @@ fn listener(name: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<Tc
 }
 
 /// Loads the networks that the configuration names.
-pub fn analyzer(
-    zoo: Option<&std::path::Path>,
-    choice: Choice,
-    threads: usize,
-) -> anyhow::Result<Arc<Analyzer>> {
+pub fn analyzer(zoo: Option<&std::path::Path>, setup: &Setup) -> anyhow::Result<Arc<Analyzer>> {
     let dir = zoo.map_or_else(engine::default_zoo_dir, std::path::Path::to_path_buf);
     let zoo = Zoo::open(&dir).with_context(|| format!("models in {}", dir.display()))?;
-    Ok(Arc::new(Analyzer::new(zoo, choice, threads)?))
+    Ok(Arc::new(Analyzer::new(zoo, setup)?))
 }
 
 /// Threads to use: as configured, else one a core.
@@ -119,10 +134,10 @@ pub fn threads(configured: Option<usize>) -> usize {
 
 impl Appliance {
     /// Starts everything; `notices` hears what happens.
-    pub fn start(config: &Config, notices: Sender<Notice>) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, notices: Sender<Notice>, recent: Recent) -> anyhow::Result<Self> {
         let threads = threads(config.engine.threads);
-        let analyzer = analyzer(config.engine.zoo.as_deref(), Choice::Auto, threads)?;
-        let pipeline = Pipeline::new(analyzer, config.policy, threads)?;
+        let analyzer = analyzer(config.engine.zoo.as_deref(), &config.engines(threads))?;
+        let pipeline = Pipeline::new(Arc::clone(&analyzer), config.policy, threads)?;
         std::fs::create_dir_all(&config.storage.dir)
             .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;
         let lock = Arc::new(lock(&config.storage.dir)?);
@@ -144,7 +159,8 @@ impl Appliance {
             calling: config.dicom.ae_title.parse()?,
             tls: tls.as_ref().map(|tls| Arc::clone(&tls.client)),
         };
-        let mut outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &notices)?;
+        let watchers = Watchers { notices, board: Arc::default() };
+        let mut outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &watchers)?;
 
         let jobs = Arc::new(Queue::default());
         let (urgencies, asking) = services::ask(config, tls.as_ref())?;
@@ -158,7 +174,7 @@ impl Appliance {
             config: config.clone(),
             installation: database.installation()?,
             wakes: Arc::clone(&wakes),
-            notices: notices.clone(),
+            watchers: watchers.clone(),
         };
         threads.push(critical("evaluator", move || evaluator.run())?);
         // Without room: what is handed over is begun at once, or not at all.
@@ -181,6 +197,7 @@ impl Appliance {
             jobs,
             early,
             urgencies,
+            board: Arc::clone(&watchers.board),
             assemblies: Default::default(),
         };
         threads.push(critical("assembler", move || driver.run(&assembler_events))?);
@@ -189,8 +206,34 @@ impl Appliance {
         outbox.extend(services::report(config, tls.as_ref(), &database, &spool, &intake, &lock)?);
         let (stop_janitor, janitor_stop) = mpsc::channel();
         let keep_ms = (config.storage.keep_days * 86_400_000.0) as i64;
-        let janitor = Janitor::new(database, spool, keep_ms, destinations);
+        let janitor = Janitor::new(Arc::clone(&database), Arc::clone(&spool), keep_ms, destinations);
         threads.push(critical("janitor", move || janitor.run(&janitor_stop))?);
+        let (trail, woken) = audit::Trail::new(Arc::clone(&database), config.audit.syslog.is_some());
+        let trail = Arc::new(trail);
+        let client = tls.as_ref().map(|tls| Arc::clone(&tls.client));
+        let collector = audit::Collector::new(
+            Arc::clone(&database),
+            config.audit.clone(),
+            client,
+            &config.dicom.ae_title,
+        );
+        let held = Arc::clone(&lock);
+        outbox.push(critical("audit", move || {
+            collector.run(&woken);
+            drop(held);
+            Ok(())
+        })?);
+        trail.record(&audit::Event::of_the_daemon(audit::Action::Start));
+        let parts = screen::Parts {
+            database: Arc::clone(&database),
+            spool: Arc::clone(&spool),
+            board: watchers.board,
+            analyzer,
+            trail: Arc::clone(&trail),
+            recent,
+        };
+        let start = |screen| screen::Server::start(config, screen, tls.as_ref(), parts);
+        let screen = config.screen.as_ref().map(start).transpose()?;
         let mut listening = Listening::default();
         if let Some(listener) = plain {
             let (address, intake) = (listener.local_addr()?, Arc::clone(&intake));
@@ -204,13 +247,23 @@ impl Appliance {
             info!("listening as {} on {address} with TLS", config.dicom.ae_title);
             listening.tls = Some(address);
         }
-        Ok(Self { listening, intake, threads, outbox, wakes, stop_janitor, _lock: lock })
+        Ok(Self { listening, intake, threads, outbox, wakes, stop_janitor, screen, trail, _lock: lock })
+    }
+
+    /// Where the screen is, if there is one.
+    pub fn screen_address(&self) -> Option<SocketAddr> {
+        self.screen.as_ref().map(|screen| screen.address)
     }
 
     /// Stops accepting and ends every thread. What is unfinished is finished after the next start.
     pub fn stop(mut self) {
         let addresses: Vec<SocketAddr> = self.listening.plain.into_iter().chain(self.listening.tls).collect();
         self.intake.stop(&addresses);
+        if let Some(screen) = self.screen.take() {
+            screen.stop();
+        }
+        self.trail.record(&audit::Event::of_the_daemon(audit::Action::Stop));
+        self.trail.stop();
         drop(self.stop_janitor);
         self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         for thread in self.threads.drain(..) {
@@ -249,18 +302,17 @@ fn start_outbox(
     intake: &Intake,
     lock: &Arc<File>,
     wakes: &Arc<Mutex<Vec<Sender<()>>>>,
-    notices: &Sender<Notice>,
+    watchers: &Watchers,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for destination in config.destinations.clone() {
         let (wake, woken) = mpsc::channel();
         wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(wake.clone());
         intake.wake_deliverer(destination.name(), wake);
-        let (database, notices) = (Arc::clone(database), notices.clone());
+        let (database, watchers) = (Arc::clone(database), watchers.clone());
         let (sender, lock) = (sender.clone(), Arc::clone(lock));
         threads.push(critical("outbox", move || {
-            // Nobody may be watching.
-            let tell = |delivered| drop(notices.send(Notice::Delivered(delivered)));
+            let tell = |delivered| watchers.tell(Notice::Delivered(delivered));
             outbox::deliver(&database, &destination, &sender, &woken, &tell)?;
             drop(lock);
             Ok(())
@@ -279,7 +331,7 @@ struct Evaluator {
     config: Config,
     installation: String,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
-    notices: Sender<Notice>,
+    watchers: Watchers,
 }
 
 impl Evaluator {
@@ -297,7 +349,7 @@ impl Evaluator {
     }
 
     fn evaluate(&self, job: &Job) -> anyhow::Result<()> {
-        self.tell(Notice::Complete(job.study.clone(), job.completed, job.instances.len()));
+        self.watchers.tell(Notice::Complete(job.study.clone(), job.completed, job.instances.len()));
         let attempts = self.database.begin_attempt(job.reception.key)?;
         let mut finished = if attempts > ATTEMPTS_MAX {
             Finished {
@@ -312,19 +364,19 @@ impl Evaluator {
                 evaluation: None,
             }
         } else {
-            let tell = Mutex::new(self.notices.clone());
+            let tell = Mutex::new(self.watchers.clone());
             self.pipeline.finish(&job.study, &job.instances, &|progress| {
-                // Nobody may be watching.
-                let _ = tell
-                    .lock()
+                tell.lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .send(Notice::Progress(progress));
+                    .tell(Notice::Progress(progress));
             })
         };
-        self.tell(Notice::Verdict);
+        self.watchers.tell(Notice::Verdict);
         let revision = self.database.next_revision(job.reception.key)?;
         let mut deliverables =
             report::deliverables(&finished, &job.instances, revision, &self.config, &self.installation);
+        let view = evidence::view(&finished, &job.instances, revision, &self.config);
+        let mut shown = Some(&view);
         if matches!(finished.outcome.verdict, Verdict::NotEvaluated(_))
             && self.database.earlier_evaluation_stands(job.reception.key)?
         {
@@ -333,12 +385,13 @@ impl Evaluator {
                 job.study
             );
             deliverables.clear();
+            shown = None;
         }
         if let Some(arrival) = job.last_arrival {
             let ms = arrival.elapsed().as_secs_f64() * 1e3;
             finished.outcome.timings_ms.insert("last_slice_to_outcome".to_owned(), ms);
         }
-        self.database.finish(job.reception, revision, &finished.outcome, &deliverables, now_ms())?;
+        self.database.finish(job.reception, revision, &finished.outcome, &deliverables, shown, now_ms())?;
         let line = serde_json::to_string(&finished.outcome)?;
         info!("study {} revision {revision}: {line}", job.study);
         for wake in self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
@@ -346,12 +399,7 @@ impl Evaluator {
             let _ = wake.send(());
         }
         let deliveries = deliverables.iter().map(|d| d.destinations.len()).sum();
-        self.tell(Notice::Outcome(Box::new(finished.outcome), deliveries));
+        self.watchers.tell(Notice::Outcome(Box::new(finished.outcome), deliveries));
         Ok(())
-    }
-
-    fn tell(&self, notice: Notice) {
-        // Nobody may be watching.
-        let _ = self.notices.send(notice);
     }
 }

@@ -7,11 +7,14 @@
 mod collector;
 mod message;
 mod syslog;
+#[cfg(test)]
+mod tests;
 
 #[allow(unused_imports, reason = "the appliance does not collect yet")]
 pub use collector::Collector;
 
 use crate::database::Database;
+use crate::intake::now_ms;
 use log::error;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -58,6 +61,8 @@ pub enum Action {
     Login,
     /// Somebody logged out.
     Logout,
+    /// Somebody looked at the list, and so at the patients on it.
+    ViewList,
     /// Somebody looked at a patient's study.
     View(Subject),
     /// Somebody acknowledged the alert of a study.
@@ -77,6 +82,7 @@ impl Action {
             Self::Stop => "stop",
             Self::Login => "login",
             Self::Logout => "logout",
+            Self::ViewList => "view_list",
             Self::View(_) => "view",
             Self::Acknowledge(_) => "acknowledge",
             Self::ChangeUser { .. } => "change_user",
@@ -119,6 +125,13 @@ pub struct Event {
     pub outcome: Outcome,
     /// What else there is to say; may be empty. Never a patient's name.
     pub text: String,
+}
+
+impl Event {
+    /// Something that the daemon did by itself.
+    pub fn of_the_daemon(action: Action) -> Self {
+        Self { at_ms: now_ms(), who: Who::default(), action, outcome: Outcome::Success, text: String::new() }
+    }
 }
 
 /// Takes events down.
@@ -168,10 +181,10 @@ impl Trail {
 
     fn is_repeated(&self, event: &Event) -> bool {
         let (who, span_ms) = match (&event.action, event.outcome) {
-            (Action::View(_), Outcome::Success) if event.who.user.is_some() => {
+            (Action::View(_) | Action::ViewList, Outcome::Success) if event.who.user.is_some() => {
                 (Who { user: event.who.user.clone(), peer: None }, SAME_VIEW_MS)
             }
-            (Action::View(_), Outcome::Success) => (event.who.clone(), SAME_VIEW_MS),
+            (Action::View(_) | Action::ViewList, Outcome::Success) => (event.who.clone(), SAME_VIEW_MS),
             (Action::Login, Outcome::Serious) => (event.who.clone(), SAME_REFUSAL_MS),
             _ => return false,
         };

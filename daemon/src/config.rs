@@ -3,6 +3,9 @@
 //! Parsed once at the start; past it, values are valid. Nothing leaves the box but to the destinations named here.
 mod audit;
 mod check;
+mod screen;
+
+pub use screen::{Patient, Screen, Viewers};
 
 pub use audit::{Audit, SyslogAddress, SyslogTransport};
 
@@ -35,6 +38,9 @@ pub struct Config {
     /// What the results look like.
     #[serde(default)]
     pub results: ResultSettings,
+    /// The technician's screen; without it there is none.
+    #[serde(default)]
+    pub screen: Option<Screen>,
     /// Who we are over TLS, and whom we trust.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -111,13 +117,38 @@ impl Default for Completion {
 }
 
 /// How the networks are run.
-#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
+    /// Which engine: `auto` is TensorRT, else our own CUDA kernels, else the processor. One that is named must be there at the start; where any
+    /// fails later, the study is finished by the next one.
+    pub backend: engine::Choice,
+    /// Which GPU.
+    pub gpu: usize,
+    /// How much of the GPU's memory is used at most. Jetsons share theirs with everything else.
+    pub gpu_memory_mib: u64,
+    /// Folder of TensorRT's libraries; by default the system's loader finds them.
+    pub tensorrt_dir: Option<PathBuf>,
+    /// The DLA core of a Jetson that runs what it can run.
+    pub dla: Option<u32>,
     /// Folder of the models; by default the one that was installed with the binary.
     pub zoo: Option<PathBuf>,
     /// Threads; by default one a core.
     pub threads: Option<usize>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            backend: engine::Choice::Auto,
+            gpu: 0,
+            gpu_memory_mib: 2048,
+            tensorrt_dir: None,
+            dla: None,
+            zoo: None,
+            threads: None,
+        }
+    }
 }
 
 /// What the results look like.
@@ -354,6 +385,22 @@ impl Config {
         let config: Self = toml::from_str(text)?;
         config.check()?;
         Ok(config)
+    }
+
+    /// The engines that the file describes.
+    pub fn engines(&self, threads: usize) -> engine::Setup {
+        let e = &self.engine;
+        let tensorrt = engine::tensorrt::Options {
+            library_dir: e.tensorrt_dir.clone(),
+            plan_dir: self.storage.dir.join("plans"),
+            dla: e.dla,
+        };
+        engine::Setup {
+            gpu: e.gpu,
+            gpu_memory_max: e.gpu_memory_mib << 20,
+            tensorrt,
+            ..engine::Setup::new(e.backend, threads)
+        }
     }
 
     /// All AE titles under which we are called.

@@ -59,7 +59,9 @@ fn a_study_from_reception_to_delivery() {
     let reception = database.evaluate(key).unwrap();
     let to = names(&["pacs", "console"]);
     let results = for_all(&[result("1.9")], &["pacs", "console"]);
-    database.finish(reception, 1, &outcome(&study), &results, 10).unwrap();
+    database
+        .finish(reception, 1, &outcome(&study), &results, Some(&crate::database::View::default()), 10)
+        .unwrap();
     assert!(database.unfinished().unwrap().is_empty());
     assert_eq!(database.next_revision(key).unwrap(), 2);
     assert!(database.expendable(1000, &to).unwrap().is_empty(), "results still wait");
@@ -89,7 +91,7 @@ fn a_slice_that_arrives_during_the_evaluation_is_not_forgotten() {
     let key = database.receive(&study, 1).unwrap();
     let first = database.evaluate(key).unwrap();
     database.receive(&study, 2).unwrap();
-    database.finish(first, 1, &outcome(&study), &[], 10).unwrap();
+    database.finish(first, 1, &outcome(&study), &[], Some(&crate::database::View::default()), 10).unwrap();
     assert!(!database.claim_images(key).unwrap());
     assert_eq!(database.unfinished().unwrap(), [key]);
     // The second evaluation waits for its turn while the first one ends: the study is not done.
@@ -112,7 +114,16 @@ fn finished(database: &Database, study: &str, results: &[&str], to: &[&str]) -> 
         let reception = database.evaluate(key).unwrap();
         let revision = database.next_revision(key).unwrap();
         let results = for_all(&[result(uid)], to);
-        database.finish(reception, revision, &outcome(&study), &results, 10).unwrap();
+        database
+            .finish(
+                reception,
+                revision,
+                &outcome(&study),
+                &results,
+                Some(&crate::database::View::default()),
+                10,
+            )
+            .unwrap();
     }
     key
 }
@@ -244,7 +255,16 @@ fn what_decides_goes_before_what_illustrates() {
         let made: Vec<ResultRow> = [Kind::Segmentation, Kind::Slices, Kind::Picture, Kind::Report]
             .map(|kind| ResultRow { kind, ..result(&format!("{study}.{kind}")) })
             .to_vec();
-        database.finish(reception, 1, &outcome(&uid), &for_all(&made, &["pacs"]), 10).unwrap();
+        database
+            .finish(
+                reception,
+                1,
+                &outcome(&uid),
+                &for_all(&made, &["pacs"]),
+                Some(&crate::database::View::default()),
+                10,
+            )
+            .unwrap();
     }
     let order: Vec<(Kind, String)> =
         database.due("pacs", 10, 5, &[]).unwrap().into_iter().map(|d| (d.kind, d.study_uid)).collect();
@@ -468,13 +488,15 @@ fn an_evaluation_stands_when_its_images_are_gone() {
         ..outcome(&study)
     };
     let reception = database.evaluate(key).unwrap();
-    database.finish(reception, 1, &evaluated, &[], 10).unwrap();
+    database.finish(reception, 1, &evaluated, &[], Some(&crate::database::View::default()), 10).unwrap();
     assert_eq!(database.known(&study).unwrap(), Some((key, true)));
     database.receive(&study, 11).unwrap();
     assert_eq!(database.known(&study).unwrap(), Some((key, false)));
     assert!(!database.earlier_evaluation_stands(key).unwrap(), "its images are still there");
     let reception = database.evaluate(key).unwrap();
-    database.finish(reception, 2, &outcome(&study), &[], 12).unwrap();
+    database
+        .finish(reception, 2, &outcome(&study), &[], Some(&crate::database::View::default()), 12)
+        .unwrap();
     assert!(database.claim_images(key).unwrap() && database.images_are_deleted(key).unwrap());
     // Late slices, one after the other: none of them brings the images back.
     for _ in 0..2 {
@@ -483,7 +505,9 @@ fn an_evaluation_stands_when_its_images_are_gone() {
         assert!(!database.images_are_deleted(key).unwrap());
     }
     let reception = database.evaluate(key).unwrap();
-    database.finish(reception, 3, &outcome(&study), &[], 14).unwrap();
+    database
+        .finish(reception, 3, &outcome(&study), &[], Some(&crate::database::View::default()), 14)
+        .unwrap();
     assert_eq!(database.expendable(1000, &[]).unwrap(), [key], "the late slices may go, too");
     // A study that was never evaluated has nothing that could stand.
     let other = StudyUid::new("1.2.4").unwrap();

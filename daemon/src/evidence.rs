@@ -2,13 +2,15 @@
 //!
 //! Owns the way from instances and an analysis to what the pure `results` crate is given. It reads the few slices that
 //! are shown again from the spool; one that can't be read is left out and said so: a flag does not wait for a picture.
-use crate::config::ResultSettings;
+use crate::config::{Config, ResultSettings};
+use crate::database::{Packed, Rank, View};
 use crate::instance::{self, Instance};
 use crate::pipeline::{Evaluation, Finished};
 use engine::LabelVolume;
 use log::warn;
 use results::slice_picture::{self, SliceView};
 use results::{Masks, Picture, SourceImage, SourceSeries};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// The evaluated series, head to feet, as its masks lie on it. Of a study that was not evaluated, the series that came
@@ -52,6 +54,42 @@ pub fn masks(evaluation: &Evaluation) -> Masks<'_> {
         left_lung: LabelVolume::LEFT_LUNG,
         lesion: LabelVolume::LESION,
     }
+}
+
+/// What the screen shows of an outcome: the coronal picture, the evaluated slices, and the lesions where they may be outlined. A picture that
+/// can't be made costs itself only.
+pub fn view(finished: &Finished, instances: &[Arc<Instance>], revision: u32, config: &Config) -> View {
+    let rank = Some(Rank::of(&finished.outcome, config.policy.operating_point));
+    if config.screen.is_none() {
+        return View { rank, ..View::default() };
+    }
+    let draw = || crate::report::picture(finished, config.results.picture_colours, revision).to_png();
+    let picture = catch_unwind(AssertUnwindSafe(draw)).unwrap_or_else(|_| {
+        warn!("study {}: its picture could not be made for the screen", finished.outcome.study_uid);
+        Vec::new()
+    });
+    let Some(evaluation) = &finished.evaluation else { return View { rank, picture, ..View::default() } };
+    let slice = |index: &usize| instances[*index].header.instance.to_string();
+    View {
+        rank,
+        picture,
+        slices: evaluation.chosen.order.iter().map(slice).collect(),
+        lesions: config
+            .results
+            .lesion_outlines
+            .then(|| Packed::new(&lesion_bits(&evaluation.analysis.labels))),
+    }
+}
+
+/// One bit a voxel, the first pixel in the lowest bit; each row starts a byte.
+fn lesion_bits(labels: &LabelVolume) -> Vec<u8> {
+    let bits = |eight: &[u8]| {
+        eight
+            .iter()
+            .enumerate()
+            .fold(0, |bits, (i, label)| bits | u8::from(label & LabelVolume::LESION != 0) << i)
+    };
+    labels.voxels.chunks(labels.shape[2].max(1)).flat_map(|row| row.chunks(8).map(bits)).collect()
 }
 
 /// Pictures of its most affected slices, head to feet, each with the index of its slice. They are read and drawn all at

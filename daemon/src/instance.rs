@@ -13,7 +13,7 @@ mod scan;
 pub(crate) mod testing;
 
 pub use error::{InstanceError, Problem};
-pub use pixels::{TRANSFER_SYNTAXES, read_pixels};
+pub use pixels::{StoredSlice, TRANSFER_SYNTAXES, read_pixels};
 pub use scan::RawElement;
 
 use crate::limits::INSTANCE_BYTES_MAX;

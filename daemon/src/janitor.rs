@@ -51,6 +51,7 @@ impl Janitor {
         if emptied > 0 {
             info!("the data sets of {emptied} results that are delivered or dropped are no longer kept");
         }
+        self.database.delete_views(now_ms() - self.keep_ms)?;
         for key in self.database.expendable(now_ms() - self.keep_ms, &self.destinations)? {
             self.delete_images(key);
         }
@@ -147,7 +148,9 @@ mod tests {
         };
         let reception = database.evaluate(key).unwrap();
         let sent = crate::database::Deliverable { row, destinations: to.to_vec() };
-        database.finish(reception, 1, &outcome, &[sent], now_ms() - 1000).unwrap();
+        database
+            .finish(reception, 1, &outcome, &[sent], Some(&crate::database::View::default()), now_ms() - 1000)
+            .unwrap();
         key
     }
 

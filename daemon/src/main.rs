@@ -20,6 +20,7 @@ mod pipeline;
 mod procedure_steps;
 mod queue;
 mod report;
+mod screen;
 mod tls;
 mod worklist;
 
@@ -58,10 +59,14 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     // The daemon's log is its voice; the other commands speak for themselves and warn only. OpenJPEG warns of much.
     let filter = if matches!(command, Command::Run(_)) { "info,jpeg2k=error" } else { "warn,jpeg2k=error" };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    let log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).build();
+    log::set_max_level(log.filter());
+    let recent = screen::Recent::default();
+    // Nothing has set one before.
+    let _ = log::set_boxed_logger(Box::new(recent.beside(log)));
     let result = match command {
-        Command::Run(args) => commands::run::run(&args),
-        Command::Demo(args) => commands::demo::run(&args),
+        Command::Run(args) => commands::run::run(&args, recent),
+        Command::Demo(args) => commands::demo::run(&args, recent),
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Outbox(args) => commands::outbox::run(&args),

@@ -2,7 +2,7 @@
 //!
 //! It supplies what the pure `results` crate must not look for itself: the time, and the source's attributes.
 use crate::config::{Config, Destination};
-use crate::database::{self, Deliverable, Packed, ResultRow};
+use crate::database::{self, Deliverable, Packed, ResultRow, Subject};
 use crate::evidence;
 use crate::instance::Instance;
 use crate::intake::now_ms;
@@ -191,14 +191,28 @@ fn work_item(case: &Case<'_>, config: &Config) -> Option<Deliverable> {
 /// Patient and study attributes: of the evaluated series where there is one, else of any instance of the study.
 fn source(finished: &Finished, instances: &[Arc<Instance>]) -> SourceStudy {
     let evaluated = finished.evaluation.as_ref().and_then(|e| e.chosen.order.first()).map(|i| &instances[*i]);
-    let elements = evaluated.or(instances.first()).map_or_else(Vec::new, |instance| {
-        let raw = |e: &crate::instance::RawElement| RawElement {
-            tag: Tag(e.tag.group(), e.tag.element()),
-            bytes: e.value.clone(),
-        };
-        instance.source.iter().map(raw).collect::<Vec<_>>()
-    });
-    SourceStudy::new(elements)
+    evaluated.or(instances.first()).map_or_else(SourceStudy::default, |instance| attributes(instance))
+}
+
+fn attributes(instance: &Instance) -> SourceStudy {
+    let raw = |e: &crate::instance::RawElement| RawElement {
+        tag: Tag(e.tag.group(), e.tag.element()),
+        bytes: e.value.clone(),
+    };
+    SourceStudy::new(instance.source.iter().map(raw))
+}
+
+/// Whose study an instance belongs to, for people.
+pub fn subject(instance: &Instance) -> Subject {
+    let source = attributes(instance);
+    let text = |group, element| source.text(Tag(group, element));
+    Subject {
+        patient_name: text(0x0010, 0x0010),
+        patient_id: text(0x0010, 0x0020),
+        birth_date: text(0x0010, 0x0030),
+        accession: text(0x0008, 0x0050),
+        description: text(0x0008, 0x1030),
+    }
 }
 
 /// Scanners and consoles write local time (PS3.3 section C.12.1.1.8), so do we.

@@ -23,6 +23,8 @@ pub struct Identity {
     pub client: Arc<ClientConfig>,
     /// Where we accept.
     pub server: Arc<ServerConfig>,
+    /// Where browsers connect: they have no certificate, a user logs in.
+    pub web: Arc<ServerConfig>,
 }
 
 impl Identity {
@@ -56,12 +58,18 @@ impl Identity {
             .with_client_auth_cert(chain.clone(), private_key()?)
             .with_context(mismatch)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?;
+        let mut web = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain.clone(), private_key()?)
+            .with_context(mismatch)?;
+        web.alpn_protocols = vec![b"http/1.1".to_vec()];
         let server = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, private_key()?)
             .with_context(mismatch)?;
-        Ok(Self { client: Arc::new(client), server: Arc::new(server) })
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), web: Arc::new(web) })
     }
 }
 

@@ -86,11 +86,14 @@ void check(const Allocation& a) {
     }
 }
 
-struct sigaction before_us;
+// The checks of alignment that are compiled into kernels end in a trap: an illegal instruction, or a breakpoint.
+constexpr int SIGNALS[] = {SIGSEGV, SIGILL, SIGTRAP};
+struct sigaction before_us[3];
 
 // Explains a touch of a guard; any other fault is left to whoever was there before. Little stack is left here.
 void on_fault(int signal, siginfo_t* info, void* context) {
     static char name[80], text[240];
+    if (signal != SIGSEGV && *where() != 0) fault("an access at an address that is no multiple of its alignment");
     const uintptr_t address = reinterpret_cast<uintptr_t>(info->si_addr);
     // The mutex may be held by this thread; the process ends in any case.
     const bool locked = mutex.try_lock();
@@ -112,8 +115,9 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         std::snprintf(text, sizeof text, "a touch of address %#zx, which is no device memory", static_cast<size_t>(address));
         fault(text);
     }
-    if (before_us.sa_flags & SA_SIGINFO) {
-        before_us.sa_sigaction(signal, info, context);
+    const struct sigaction& before = before_us[signal == SIGSEGV ? 0 : signal == SIGILL ? 1 : 2];
+    if (before.sa_flags & SA_SIGINFO) {
+        before.sa_sigaction(signal, info, context);
     } else {
         ::signal(signal, SIG_DFL);
     }
@@ -127,7 +131,7 @@ void watch_faults() {
         struct sigaction ours = {};
         ours.sa_sigaction = on_fault;
         ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
-        sigaction(SIGSEGV, &ours, &before_us);
+        for (int i = 0; i < 3; i++) sigaction(SIGNALS[i], &ours, &before_us[i]);
     });
 }
 

@@ -94,6 +94,7 @@ extern "C" __global__ void selftest_fault(float* data, int count, int kind) {
             nvcuda::wmma::store_matrix_sync(data + 1, sums, 16, nvcuda::wmma::mem_row_major);
             break;
         }
+        case 7: data[thread] = reinterpret_cast<const float4*>(data + 1)[thread].y; break;   // four floats out of line
         default: data[thread] = 0.0f;
     }
 }

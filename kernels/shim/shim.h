@@ -44,7 +44,7 @@ bool release(void* data);                            // false if it is no alloca
 bool contains(const void* data, size_t bytes);       // inside one live allocation
 void check_guards();                                 // faults if a kernel wrote beside an allocation
 void memory_info(size_t& free_bytes, size_t& total_bytes);
-void watch_faults();                                 // explains a touch of a guard page
+void watch_faults();                                 // explains a touch of a guard page, and misaligned accesses
 void* allocate_pinned(size_t bytes);
 bool release_pinned(void* data);
 bool is_pinned(const void* data, size_t bytes);

@@ -33,7 +33,7 @@ constexpr size_t STACK_BYTES = 128 * 1024;
 constexpr uint64_t STACK_END = 0x5ac4f00d5ac4f00d;
 constexpr unsigned char AFTER_SHARED = 0xc5;
 
-std::atomic<bool> reversed{false};
+std::atomic<bool> reversed{std::getenv("TRIAGED_SHIM_REVERSE") != nullptr};
 
 // Saves the registers that a call keeps, and goes on where `load` was saved. System V ABI: rbx, rbp, r12 to r15.
 #if defined(__x86_64__)

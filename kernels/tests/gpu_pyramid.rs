@@ -141,6 +141,20 @@ fn equals_the_cpu_for_the_widest_plane() {
     }
 }
 
+/// Threads and blocks from the last to the first: the other tests of this process may run that way meanwhile, which is as good.
+#[test]
+fn does_not_depend_on_the_order_of_threads() {
+    let Some(device) = device() else { return };
+    let mut pyramid = Pyramid::new(&device).unwrap();
+    for format in formats().filter(|format| format.channels == 8) {
+        let volume = Volume { format, size: [21, 37], slices: 11 };
+        kernels::shim::set_reverse(true);
+        let found = volume.pooled(&device, &mut pyramid, 4).unwrap();
+        kernels::shim::set_reverse(false);
+        assert!(found == volume.pooled_on_cpu(), "{format:?}");
+    }
+}
+
 #[test]
 fn what_is_not_finite_is_never_swallowed() {
     let Some(device) = device() else { return };

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use engine::{Analyzer, Choice, Pixels, PreparedSlice, SourceSlice, SpacingMm, Zoo, default_zoo_dir};
+use engine::{Analyzer, Choice, Pixels, PreparedSlice, Setup, SourceSlice, SpacingMm, Zoo, default_zoo_dir};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = rest.get(1).map_or(Ok(std::thread::available_parallelism()?.get()), |text| text.parse())?;
 
     let start = Instant::now();
-    let analyzer = Analyzer::new(Zoo::open(&zoo)?, Choice::Auto, threads)?;
+    let analyzer = Analyzer::new(Zoo::open(&zoo)?, &Setup::new(Choice::Auto, threads))?;
     println!("load {:.2} s, {}", start.elapsed().as_secs_f64(), memory());
 
     let bytes = std::fs::read(file)?;

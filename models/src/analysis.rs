@@ -17,7 +17,8 @@ use study::Sides;
 use study::lungs::fit_split;
 use study::severity::fractions;
 
-use crate::backend::{Choice, EngineError, Plane};
+use crate::backend::{EngineError, Plane};
+use crate::choice::Setup;
 use crate::engines::Engines;
 use crate::job::{CropJob, Progress};
 use crate::labels::LabelVolume;
@@ -113,14 +114,13 @@ pub struct Analyzer {
 }
 
 impl Analyzer {
-    /// Loads the zoo's networks into the chosen engine. `threads` bounds the threads of [`Analyzer::finish`] and of the engine.
+    /// Loads the zoo's networks into the engines of a setup, whose threads also bound those of [`Analyzer::finish`].
     ///
     /// # Errors
-    /// [`EngineError::Load`].
-    pub fn new(zoo: Zoo, choice: Choice, threads: usize) -> Result<Self, EngineError> {
-        let threads = threads.clamp(1, THREADS_MAX);
-        let engines = choice.open(&zoo, threads)?;
-        Ok(Self { zoo, engines, threads })
+    /// As [`Setup::open`].
+    pub fn new(zoo: Zoo, setup: &Setup) -> Result<Self, EngineError> {
+        let engines = setup.open(&zoo)?;
+        Ok(Self::with_engines(zoo, engines, setup.threads))
     }
 
     /// The analysis on given engines.

@@ -6,10 +6,7 @@ use std::path::PathBuf;
 
 use kernels::PyramidError;
 
-use crate::cpu::CpuBackend;
-use crate::engines::Engines;
 use crate::job::{self, CropJob, Cropped, GridSlice, Progress, SliceJob};
-use crate::zoo::Zoo;
 
 /// Why an engine gave no result. The caller falls back to the next engine, or reports the study as not evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -224,42 +221,6 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`EngineError`]; some slices may have been emitted by then.
     fn multitask(&self, crop: &[Plane<'_>], emit: Emit<'_>) -> Result<f32, EngineError>;
-}
-
-/// Which engine to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Choice {
-    /// The fastest one that works here: TensorRT, then CUDA, then the processor.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-}
-
-impl std::str::FromStr for Choice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            _ => Err(format!("`{text}` is no engine; known: auto, cpu")),
-        }
-    }
-}
-
-impl Choice {
-    /// Loads the zoo's networks into the chosen engine, for `threads` threads, and into those that it may fall to.
-    ///
-    /// # Errors
-    /// [`EngineError::Load`].
-    pub fn open(self, zoo: &Zoo, threads: usize) -> Result<Engines, EngineError> {
-        let cpu: Box<dyn Backend> = Box::new(CpuBackend::load(zoo, threads)?);
-        match self {
-            Self::Auto | Self::Cpu => Ok(Engines::new(vec![cpu], Vec::new())),
-        }
-    }
 }
 
 /// Logits → probabilities, in place; refuses what is not a number.

@@ -62,6 +62,9 @@ pub enum Task {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelCard {
+    /// The card as it is written, for people.
+    #[serde(skip)]
+    pub text: String,
     /// The model's name; the method's name in results.
     pub name: String,
     /// Version of the weights, echoed as `model_version`.
@@ -156,8 +159,9 @@ impl ModelCard {
         let path = dir.join("card.toml");
         let text = std::fs::read_to_string(&path)
             .map_err(|source| CardError::Read { path: path.clone(), source })?;
-        let card: Self = toml::from_str(&text)
+        let mut card: Self = toml::from_str(&text)
             .map_err(|source| CardError::Parse { path: path.clone(), source: Box::new(source) })?;
+        card.text = text;
         card.check().map_err(|what| CardError::Invalid { path, what })?;
         verify(&dir.join(&card.files.model), &card.sha256.model)?;
         if let (Some(head), Some(digest)) = (&card.files.head, &card.sha256.head) {

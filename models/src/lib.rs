@@ -11,6 +11,7 @@
 pub mod analysis;
 pub mod backend;
 pub mod card;
+mod choice;
 pub mod cpu;
 pub mod cuda;
 pub mod engines;
@@ -24,8 +25,9 @@ pub mod tensorrt;
 pub mod zoo;
 
 pub use analysis::{Analysis, AnalysisError, Analyzer, Box3, SpacingMm, Timings};
-pub use backend::{Backend, Choice, EngineError, Plane};
+pub use backend::{Backend, EngineError, Plane};
 pub use card::{CardError, ModelCard, Task};
+pub use choice::{Choice, Setup};
 pub use engines::{EngineState, EngineStatus, Engines};
 pub use job::{Pixels, SourceSlice};
 pub use labels::LabelVolume;

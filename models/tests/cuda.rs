@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use engine::cpu::probe::{Probe as Cpu, instruction_sets};
 use engine::cuda::{self, Precision, probe::Probe};
-use engine::{Analysis, Analyzer, Choice, Engines, LabelVolume, Pixels, SourceSlice, Zoo};
+use engine::{Analysis, Analyzer, Choice, Engines, LabelVolume, Pixels, Setup, SourceSlice, Zoo};
 use kernels::device::Device;
 
 use chest::{SHAPE, SPACING, chest};
@@ -203,7 +203,7 @@ fn a_study_is_the_cpu_engines() {
         return;
     }
     let zoo = || Zoo::open(&root().join("zoo")).unwrap();
-    let expected = analyze(&Analyzer::new(zoo(), Choice::Cpu, 2).unwrap());
+    let expected = analyze(&Analyzer::new(zoo(), &Setup::new(Choice::Cpu, 2)).unwrap());
     for precision in [Precision::Half, Precision::Single] {
         let backend = cuda::open(&zoo(), 0, 1, MEMORY_MAX, precision).unwrap();
         let analyzer = Analyzer::with_engines(zoo(), Engines::new(vec![backend], Vec::new()), 1);

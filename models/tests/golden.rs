@@ -9,8 +9,8 @@ mod chest;
 use std::path::{Path, PathBuf};
 
 use engine::{
-    Analysis, AnalysisError, Analyzer, Choice, EngineError, LabelVolume, Pixels, PreparedSlice, SourceSlice,
-    Zoo,
+    Analysis, AnalysisError, Analyzer, Choice, EngineError, LabelVolume, Pixels, PreparedSlice, Setup,
+    SourceSlice, Zoo,
 };
 use serde::Deserialize;
 
@@ -47,7 +47,7 @@ fn tiny() -> PathBuf {
 }
 
 fn analyzer(zoo: &Path, threads: usize) -> Analyzer {
-    Analyzer::new(Zoo::open(zoo).unwrap(), Choice::Cpu, threads).unwrap()
+    Analyzer::new(Zoo::open(zoo).unwrap(), &Setup::new(Choice::Cpu, threads)).unwrap()
 }
 
 fn prepare(

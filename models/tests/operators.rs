@@ -154,6 +154,27 @@ fn a_small_net_with_everything() {
     }
 }
 
+/// As small: what ResNet50 and the 3-D U-Net add, strides, wide kernels, depth, concatenation and vectors.
+#[test]
+fn a_small_net_of_the_other_kind() {
+    let dims = [1, 4, 6];
+    let (mut case, x, input) = Case::new(8, 1, dims, 2);
+    let x = case.conv(&x, 3, &Window::square(5, 2, 2), true, true);
+    let y = case.conv(&x, 17, &Window::square(1, 1, 0), false, false);
+    let joined = case.concat(&x, &y);
+    let last = case.conv(&joined, 2, &Window::square(3, 2, 1), false, true);
+    let name = case.file.node("GlobalAveragePool", &[&last.name], vec![]);
+    let pooled = Value { name, map: last.map.global(false) };
+    case.check(&input, dims, &[&last, &pooled], "strides");
+    let dims = [2, 2, 3];
+    let (mut case, x, input) = Case::new(9, 1, dims, 3);
+    let x = case.conv(&x, 2, &Window::cube(3, 1, 1), false, true);
+    let low = case.pool(&x, &Window { ceil: true, ..Window::cube(2, 2, 0) });
+    let up = case.resize_like(&low, &x);
+    let sum = case.add(&up, &x);
+    case.check(&input, dims, &[&sum], "a volume");
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "too long under Miri")]
 fn convolutions_of_all_kinds() {

@@ -154,7 +154,7 @@ pub struct Delivery {
 pub struct Daemon {
     child: Child,
     /// Open until the end: the daemon may write to it.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
     dir: PathBuf,
     /// The port that it listens on.
     pub port: u16,
@@ -183,7 +183,17 @@ impl Daemon {
                 fs::read_to_string(dir.join("triaged.log")).unwrap()
             )
         };
-        Self { child, _stdout: stdout, dir: dir.to_owned(), port }
+        Self { child, stdout, dir: dir.to_owned(), port }
+    }
+
+    /// The port of the screen, which `tables` must configure.
+    pub fn screen_port(&mut self) -> u16 {
+        let mut line = String::new();
+        while !line.starts_with("screen on ") {
+            line.clear();
+            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "no screen; the log:\n{}", self.log());
+        }
+        line.trim().rsplit(':').next().unwrap().parse().unwrap()
     }
 
     /// Ends it as a power failure does.

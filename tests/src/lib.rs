@@ -6,6 +6,7 @@
 //! The environment: `TRIAGED_BIN` names a binary to test instead of building one, `TRIAGED_PYTHON` a Python with pydicom
 //! and pynetdicom, `TRIAGED_DATA` the folder with real CT; `TRIAGED_REQUIRE_PEERS=1` makes a missing peer a failure.
 #![allow(clippy::unwrap_used)] // Test code throughout.
+pub mod browser;
 pub mod certificates;
 pub mod daemon;
 pub mod hostile;

@@ -33,3 +33,4 @@ pub use picture::{Picture, render};
 pub use projection::{CoronalProjection, ProjectionError};
 pub use source::{RawElement, SOURCE_TAGS, SourceImage, SourceSeries, SourceStudy, SourceTag, Tag};
 pub use time::DateTime;
+pub use words::{score_text, share_text};

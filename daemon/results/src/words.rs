@@ -125,6 +125,16 @@ fn rounded(value: f64, decimals: usize) -> Option<Number> {
     }
 }
 
+/// A share of 0 to 1 for people: `4.7 %`.
+pub fn share_text(share: f64) -> String {
+    text(percent(share), " %")
+}
+
+/// A probability of 0 to 1 for people: `0.91`.
+pub fn score_text(probability: f32) -> String {
+    text(score(probability), "")
+}
+
 /// Affected share of each lung, or that there is none of which it would be a share.
 pub(crate) fn affected(findings: &Findings) -> Sides<String> {
     let of = |share: f64, lung_ml: f64| match has_lung(lung_ml) {

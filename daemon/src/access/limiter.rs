@@ -168,8 +168,8 @@ mod tests {
         let held = names.iter().position(|name| limits.admit(&attempt(name, "10.0.0.1"), 0).is_err());
         assert_eq!(held, Some(11));
         // The last 64 bits of IPv6 are the host's to choose; an IPv4 address in IPv6 is itself.
-        for n in 0..11 {
-            limits.admit(&attempt(&names[n], &format!("2001:db8::{n}")), 0).unwrap();
+        for (n, name) in names.iter().take(11).enumerate() {
+            limits.admit(&attempt(name, &format!("2001:db8::{n}")), 0).unwrap();
         }
         assert!(limits.admit(&attempt("x", "2001:db8::ffff:1"), 0).is_err());
         assert!(limits.admit(&attempt("x", "2001:db8:0:1::1"), 0).is_ok());

@@ -11,6 +11,8 @@ use crate::limits::LISTED_HELD_MAX;
 use crate::pipeline::Pipeline;
 use crate::procedure_steps::Step;
 use crate::queue::Queue;
+use crate::report;
+use crate::screen::board::Board;
 use crate::worklist::Urgencies;
 use log::{info, warn};
 use std::collections::HashMap;
@@ -37,6 +39,7 @@ pub(super) struct AssemblerDriver {
     pub jobs: Arc<Queue<Job>>,
     pub early: SyncSender<Likely>,
     pub urgencies: Urgencies,
+    pub board: Arc<Board>,
     pub assemblies: HashMap<StudyUid, (StudyKey, Assembly)>,
 }
 
@@ -96,7 +99,10 @@ impl AssemblerDriver {
                     self.reopen(key, now)?;
                 }
                 self.pipeline.prepare(Arc::clone(&instance));
-                self.assembly(&instance, key, now)?.arrived(instance, association, now);
+                let assembly = self.assembly(&instance, key, now)?;
+                assembly.arrived(instance, association, now);
+                let count = assembly.instances().len();
+                self.board.receiving(&study, count);
                 self.intake.taken(&study);
             }
             Event::StepChanged { study } => {
@@ -136,6 +142,7 @@ impl AssemblerDriver {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(vacant) => {
                 self.urgencies.ask(instance);
+                self.database.list(key, &report::subject(instance))?;
                 vacant.insert((key, Assembly::new(now).with_steps(&steps)))
             }
         };
@@ -160,7 +167,11 @@ impl AssemblerDriver {
             match Instance::read(&path) {
                 Ok(instance) => {
                     let instance = Arc::new(instance);
-                    self.assembly(&instance, key, now)?.arrived(instance, None, now);
+                    let study = instance.header.study.clone();
+                    let assembly = self.assembly(&instance, key, now)?;
+                    assembly.arrived(instance, None, now);
+                    let count = assembly.instances().len();
+                    self.board.receiving(&study, count);
                 }
                 Err(error) => warn!("spooled instance can't be read: {error}"),
             }
@@ -202,6 +213,7 @@ impl AssemblerDriver {
             info!("study {study}: complete with {} instances ({completed:?})", instances.len());
             let last_arrival = assembly.last_arrival();
             self.intake.evaluation_waits(instances.len());
+            self.board.waiting(&study, instances.len());
             let job = Job { reception, study, instances, completed, last_arrival, since: now };
             // The evaluator ends first, maybe: then the study is finished after the next start.
             if !self.jobs.push(job) && !self.intake.is_stopping() {

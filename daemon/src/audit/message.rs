@@ -6,6 +6,7 @@
 //! |-------------|--------------------------------|------------|
 //! | start, stop | 110100 Application Activity    | A.5.3.1    |
 //! | login, logout | 110114 User Authentication   | A.5.3.12   |
+//! | view of the list | 110112 Query, of our own page: in the format of the protocol used | A.5.3.10 |
 //! | view        | 110103 DICOM Instances Accessed, read | A.5.3.6 |
 //! | acknowledge | 110111 Procedure Record, update: it is the study's handling that changes, no instance | A.5.3.15 |
 //! | change of a user | 110113 Security Alert, 110137 User Security Attributes Changed | A.5.3.11 |
@@ -34,8 +35,12 @@ pub fn message(event: &Event, source: &Source) -> String {
     identification(&mut xml, event);
     match &event.action {
         Action::Start | Action::Stop => process(&mut xml, source, Some(("110150", "Application"))),
+        Action::ViewList => {
+            person(&mut xml, event, source, Some(("110153", "Source Role ID")));
+            process(&mut xml, source, Some(("110152", "Destination Role ID")));
+        }
         _ => {
-            person(&mut xml, event, source);
+            person(&mut xml, event, source, None);
             process(&mut xml, source, None);
         }
     }
@@ -49,6 +54,7 @@ pub fn message(event: &Event, source: &Source) -> String {
     match &event.action {
         Action::View(subject) | Action::Acknowledge(subject) => study_and_patient(&mut xml, subject),
         Action::ChangeUser { name } => account(&mut xml, name, &event.text),
+        Action::ViewList => list(&mut xml),
         Action::Start | Action::Stop | Action::Login | Action::Logout => {}
     }
     xml + "</AuditMessage>"
@@ -62,6 +68,8 @@ fn identification(xml: &mut String, event: &Event) {
         Action::Stop => ("E", ("110100", "Application Activity"), Some(("110121", "Application Stop"))),
         Action::Login => ("E", ("110114", "User Authentication"), Some(("110122", "Login"))),
         Action::Logout => ("E", ("110114", "User Authentication"), Some(("110123", "Logout"))),
+        // PS3.15 section A.5.3.10: what was asked of a list of patients.
+        Action::ViewList => ("E", ("110112", "Query"), None),
         Action::View(_) => ("R", ("110103", "DICOM Instances Accessed"), None),
         Action::Acknowledge(_) => ("U", ("110111", "Procedure Record"), None),
         Action::ChangeUser { .. } => {
@@ -93,7 +101,7 @@ fn identification(xml: &mut String, event: &Event) {
 }
 
 /// The person who did it.
-fn person(xml: &mut String, event: &Event, source: &Source) {
+fn person(xml: &mut String, event: &Event, source: &Source, role: Option<(&str, &str)>) {
     let user = event.who.user.as_deref().unwrap_or("anonymous");
     // NetworkAccessPointTypeCode 2: an IP address; 1: a machine's name.
     let (point, kind) = match event.who.peer {
@@ -103,10 +111,14 @@ fn person(xml: &mut String, event: &Event, source: &Source) {
     let _ = write!(
         xml,
         "<ActiveParticipant UserID=\"{}\" UserIsRequestor=\"true\" NetworkAccessPointID=\"{}\" \
-         NetworkAccessPointTypeCode=\"{kind}\"/>",
+         NetworkAccessPointTypeCode=\"{kind}\">",
         escaped(user),
         escaped(&point)
     );
+    if let Some((value, meaning)) = role {
+        code(xml, "RoleIDCode", value, "DCM", meaning);
+    }
+    xml.push_str("</ActiveParticipant>");
 }
 
 /// Ourselves.
@@ -144,6 +156,21 @@ fn study_and_patient(xml: &mut String, subject: &Subject) {
     );
     code(xml, "ParticipantObjectIDTypeCode", "2", "RFC-3881", "Patient Number");
     xml.push_str("<ParticipantObjectName>withheld</ParticipantObjectName></ParticipantObjectIdentification>");
+}
+
+/// The list of studies: the page itself, which is asked for by HTTP.
+fn list(xml: &mut String) {
+    // 2 and 3: system object, report.
+    xml.push_str(
+        "<ParticipantObjectIdentification ParticipantObjectID=\"/\" ParticipantObjectTypeCode=\"2\" \
+         ParticipantObjectTypeCodeRole=\"3\">",
+    );
+    code(xml, "ParticipantObjectIDTypeCode", "12", "RFC-3881", "URI");
+    let query = Base64::encode_string(b"GET /");
+    let _ = write!(
+        xml,
+        "<ParticipantObjectQuery>{query}</ParticipantObjectQuery></ParticipantObjectIdentification>"
+    );
 }
 
 /// Whose account was changed, and how.

@@ -12,7 +12,7 @@ use crate::pipeline::{Evaluation, Pipeline, Progress};
 use crate::report;
 use anyhow::{Context, bail};
 use collect::Collection;
-use engine::Choice;
+use engine::{Choice, Setup};
 use indicatif::{ProgressBar, ProgressStyle};
 use nifti::Grid;
 use std::io::Write;
@@ -34,7 +34,7 @@ pub struct Args {
     /// The method.
     #[arg(long, default_value = "multitask-spatial-1", value_parser = ["multitask-spatial-1"])]
     method: String,
-    /// The engine: auto or cpu.
+    /// The engine: auto, tensorrt, cuda or cpu.
     #[arg(long, default_value = "auto")]
     engine: Choice,
     /// Write masks (NIfTI), the picture (PNG) and the outcome (JSON) of each study into a folder of its own here.
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if collection.studies.is_empty() {
         bail!("no DICOM study among {} files in {}", paths.len(), names(&args.dirs));
     }
-    let analyzer = appliance::analyzer(args.zoo.as_deref(), args.engine, threads)?;
+    let analyzer = appliance::analyzer(args.zoo.as_deref(), &Setup::new(args.engine, threads))?;
     let operating_point = analyzer.zoo().multitask.thresholds.operating_point.unwrap_or(0.5);
     let policy =
         Policy { mode: Mode::Both, operating_point: operating_point.into(), severity_min: SEVERITY_MIN };

@@ -39,6 +39,9 @@ pub struct Args {
     /// Threads; by default one a core.
     #[arg(long)]
     threads: Option<usize>,
+    /// The engine: auto, tensorrt, cuda or cpu.
+    #[arg(long, default_value = "auto")]
+    engine: engine::Choice,
     /// The models' folder; by default the one that was installed with the binary.
     #[arg(long, value_name = "DIR")]
     zoo: Option<PathBuf>,
@@ -152,7 +155,7 @@ fn print(report: &Report) {
 
 /// A whole study from files: read, decode, lungs, lesions, outcome.
 fn study(dir: &Path, threads: usize, args: &Args) -> anyhow::Result<StudyReport> {
-    let analyzer = appliance::analyzer(args.zoo.as_deref(), engine::Choice::Auto, threads)?;
+    let analyzer = appliance::analyzer(args.zoo.as_deref(), &engine::Setup::new(args.engine, threads))?;
     let engine = analyzer.engines().first().name().to_owned();
     let policy = Policy { mode: Mode::Both, operating_point: 0.5, severity_min: 0.05 };
     let pipeline = Pipeline::new(analyzer, policy, threads)?;
@@ -213,7 +216,7 @@ fn delivery(dir: &Path, scratch: &Path, args: &Args) -> anyhow::Result<DeliveryR
         config.engine.zoo.clone_from(&args.zoo);
         config.engine.threads = args.threads;
         let (sender, notices) = mpsc::channel();
-        let appliance = Appliance::start(&config, sender)?;
+        let appliance = Appliance::start(&config, sender, crate::screen::Recent::default())?;
         let address = appliance.listening.plain.context("the benchmark listens without TLS")?;
         let sent = hospital::send_study(dir, address, &|_| {}, &|_| {})?;
         let (verdict, times) = accepted(&notices)?;

@@ -4,6 +4,7 @@ use crate::appliance::{Appliance, Notice};
 use crate::commands::hospital::{self, Department, Sent};
 use crate::phantom::{self, Phantom, PhantomSpec};
 use crate::pipeline::Progress;
+use crate::screen::Recent;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ pub struct Args {
 }
 
 /// Runs the demonstration.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, recent: Recent) -> anyhow::Result<ExitCode> {
     let scratch = tempfile::tempdir()?;
     let dir = args.keep.as_deref().unwrap_or(scratch.path());
     std::fs::create_dir_all(dir)?;
@@ -54,9 +55,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .collect::<Result<_, _>>()?;
     let (notice_sender, notices) = mpsc::channel();
     let config = hospital::configuration(&storage, destinations);
-    let appliance = Appliance::start(&config, notice_sender)?;
+    let appliance = Appliance::start(&config, notice_sender, recent)?;
     let address = appliance.listening.plain.context("the demo listens without TLS")?;
     println!("appliance  listening as TRIAGED on {address}");
+    if let Some(screen) = appliance.screen_address() {
+        println!("screen     http://{screen}/");
+    }
 
     let sent = send(&study, address, args.study.is_some())?;
     let outcomes = watch(&notices, &received, &sent)?;

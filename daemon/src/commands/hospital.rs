@@ -4,7 +4,7 @@
 //! They stand for real peers, which the tests in `tests/` use.
 use crate::config::{
     Audit, Completion, Config, Destination, Dicom, DicomDestination, Engine, Hl7Destination, ResultSettings,
-    Storage, UpsDestination,
+    Screen, Storage, UpsDestination,
 };
 use crate::instance::Instance;
 use anyhow::{Context, bail, ensure};
@@ -117,6 +117,7 @@ pub fn configuration(dir: &Path, destinations: Vec<Destination>) -> Config {
         completion: Completion::default(),
         engine: Engine::default(),
         results: ResultSettings::default(),
+        screen: Some(Screen::on(SocketAddr::from(([127, 0, 0, 1], 0)))),
         tls: None,
         destinations,
         scanners: Vec::new(),

@@ -1,6 +1,7 @@
 //! `triaged run`: the daemon.
 use crate::appliance::Appliance;
 use crate::config::Config;
+use crate::screen::Recent;
 use log::{info, warn};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ pub struct Args {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, recent: Recent) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     info!("effective configuration:\n{}", toml::to_string(&config)?);
     if config.dicom.callers.iter().any(|c| c == "*") {
@@ -32,7 +33,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })?;
     let (notices, ignored) = mpsc::channel();
     drop(ignored);
-    let appliance = Appliance::start(&config, notices)?;
+    let appliance = Appliance::start(&config, notices, recent)?;
     let ready = [sd_notify::NotifyState::Ready];
     if let Err(error) = sd_notify::notify(false, &ready) {
         warn!("service manager not told that we are ready: {error}");
@@ -43,6 +44,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if let Some(address) = appliance.listening.tls {
         println!("listening on TLS {address}");
+    }
+    if let Some(address) = appliance.screen_address() {
+        println!("screen on {address}");
     }
     while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_secs(3600)) {}
     info!("stopping");

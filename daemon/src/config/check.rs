@@ -8,6 +8,7 @@ impl Config {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         self.check_peers()?;
         self.check_tls()?;
+        self.check_screen()?;
         if !(1..=limits::ASSOCIATIONS_MAX).contains(&self.dicom.associations_max) {
             bail!(
                 "dicom.associations_max is {}, outside of 1 to {}",
@@ -42,8 +43,29 @@ impl Config {
         if !(1.0..=36_500.0).contains(&self.audit.keep_days) {
             bail!("audit.keep_days is {}, outside of 1 to 36500", self.audit.keep_days);
         }
+        if !(64..=1 << 20).contains(&self.engine.gpu_memory_mib) {
+            bail!("engine.gpu_memory_mib is {}, outside of 64 to 1048576", self.engine.gpu_memory_mib);
+        }
         if self.results.slices > limits::SLICES_SENT_MAX {
             bail!("results.slices is {}, more than {}", self.results.slices, limits::SLICES_SENT_MAX);
+        }
+        Ok(())
+    }
+
+    fn check_screen(&self) -> anyhow::Result<()> {
+        let Some(screen) = &self.screen else { return Ok(()) };
+        if screen.tls && self.tls.is_none() {
+            bail!("screen.tls is true, and there is no [tls]: name certificate, key and authorities there");
+        }
+        if !screen.tls && !screen.unencrypted && !screen.listen.ip().is_loopback() {
+            bail!(
+                "screen.listen is {}, which others reach, without TLS: set screen.tls = true, or screen.unencrypted = true \
+                 if something else encrypts it",
+                screen.listen
+            );
+        }
+        if !(1.0..=86_400.0).contains(&screen.escalate_after_s) {
+            bail!("screen.escalate_after_s is {}, outside of 1 to 86400", screen.escalate_after_s);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ CREATE TABLE audit (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms      INTEGER NOT NULL,
     event      TEXT NOT NULL
-        CHECK (event IN ('start', 'stop', 'login', 'logout', 'view', 'acknowledge', 'change_user')),
+        CHECK (event IN ('start', 'stop', 'login', 'logout', 'view_list', 'view', 'acknowledge', 'change_user')),
     -- NULL: nobody was logged in.
     user       TEXT,
     -- Address; NULL: at the box itself.
@@ -49,7 +49,7 @@ impl Database {
         let (subject, account) = match &event.action {
             Action::View(subject) | Action::Acknowledge(subject) => (Some(subject), None),
             Action::ChangeUser { name } => (None, Some(name)),
-            Action::Start | Action::Stop | Action::Login | Action::Logout => (None, None),
+            Action::Start | Action::Stop | Action::Login | Action::Logout | Action::ViewList => (None, None),
         };
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
@@ -131,6 +131,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         "stop" => Action::Stop,
         "login" => Action::Login,
         "logout" => Action::Logout,
+        "view_list" => Action::ViewList,
         "view" => Action::View(subject()?),
         "acknowledge" => Action::Acknowledge(subject()?),
         "change_user" => Action::ChangeUser { name: row.get(7)? },

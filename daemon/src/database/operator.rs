@@ -1,7 +1,7 @@
 //! What an operator sees of the outbox and may do to it, from another process while the daemon runs.
 use super::outbox::SUPERSEDED;
-use super::{Database, DatabaseError, Kind};
-use rusqlite::{OptionalExtension, params};
+use super::{Database, DatabaseError, Kind, StudyKey};
+use rusqlite::{OptionalExtension, ToSql, params};
 
 /// A row of the outbox, for people. It names no patient.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -61,15 +61,25 @@ impl Selection {
 impl Database {
     /// The outbox: what has no end yet, or with `all` every row that is remembered; oldest first.
     pub fn entries(&self, all: bool) -> Result<Vec<Entry>, DatabaseError> {
+        let chosen = "?1 OR o.state IN ('waiting', 'stored', 'parked')";
+        self.entries_where(chosen, all)
+    }
+
+    /// What was or is to be sent of a study, oldest first.
+    pub fn entries_of(&self, key: StudyKey) -> Result<Vec<Entry>, DatabaseError> {
+        self.entries_where("r.study_id = ?1", key.0)
+    }
+
+    fn entries_where(&self, chosen: &str, value: impl ToSql) -> Result<Vec<Entry>, DatabaseError> {
         let connection = self.lock();
-        let mut statement = connection.prepare(
+        let mut statement = connection.prepare_cached(&format!(
             "SELECT o.id, o.destination, o.kind, s.study_uid, r.revision, r.sop_instance_uid, o.state, o.attempts,
                  o.refusals, o.queued_ms, o.first_failure_ms,
                  iif(o.state IN ('waiting', 'stored'), o.next_attempt_ms, NULL), o.delivered_ms, o.last_error
              FROM outbox o JOIN results r ON r.id = o.result_id JOIN studies s ON s.id = r.study_id
-             WHERE ?1 OR o.state IN ('waiting', 'stored', 'parked') ORDER BY o.id",
-        )?;
-        let rows = statement.query_map([all], |row| {
+             WHERE {chosen} ORDER BY o.id"
+        ))?;
+        let rows = statement.query_map([value], |row| {
             Ok(Entry {
                 id: row.get(0)?,
                 destination: row.get(1)?,
@@ -88,6 +98,17 @@ impl Database {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// When a destination accepted something last, and its last error that stands.
+    pub fn last_of(&self, destination: &str) -> Result<(Option<i64>, Option<String>), DatabaseError> {
+        Ok(self.lock().query_row(
+            "SELECT (SELECT MAX(accepted_ms) FROM outbox WHERE destination = ?1),
+                 (SELECT last_error FROM outbox WHERE destination = ?1 AND state IN ('waiting', 'stored', 'parked')
+                      AND last_error IS NOT NULL ORDER BY id DESC LIMIT 1)",
+            [destination],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?)
     }
 
     /// Makes rows due now, with a clean record; how many. Not what is delivered, nor what is no longer kept, nor what the

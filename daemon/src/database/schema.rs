@@ -2,14 +2,14 @@
 //!
 //! Owns the tables and the way from one version to the next, in one transaction: after a power failure the file has
 //! either version, whole. It never touches what a row says beyond what the new tables need.
-use super::{DatabaseError, audit, commitments, procedure_steps, users};
+use super::{DatabaseError, audit, commitments, listing, procedure_steps, users};
 use rusqlite::Connection;
 
 /// Step `n` leads from version `n` to version `n + 1`; SQLite's `user_version` says how many were taken.
 const STEPS: &[&[&str]] = &[
     &[FIRST],
     &[OUTBOX, INSTALLATION, procedure_steps::TABLE, commitments::TABLE],
-    &[users::TABLES, audit::TABLE],
+    &[listing::TABLES, users::TABLES, audit::TABLE],
 ];
 
 /// Version 1.

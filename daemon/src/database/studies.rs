@@ -1,5 +1,5 @@
 //! Studies, their receptions and their outcomes.
-use super::{Database, DatabaseError, Deliverable, Reception, StudyKey, json};
+use super::{Database, DatabaseError, Deliverable, Reception, StudyKey, View, json, listing};
 use rusqlite::{OptionalExtension, Params, Row, Transaction, params};
 use study::{Outcome, StudyUid};
 
@@ -46,6 +46,11 @@ impl Database {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         transaction.execute(
+            "DELETE FROM listing WHERE study_id = ?1 AND outcome IS NULL AND EXISTS (
+                 SELECT 1 FROM studies WHERE id = ?1 AND reception = 1)",
+            [key.0],
+        )?;
+        transaction.execute(
             // Received once: an evaluation of an earlier reception may still be under way.
             "DELETE FROM studies WHERE id = ?1 AND reception = 1
                  AND NOT EXISTS (SELECT 1 FROM outcomes WHERE study_id = ?1)",
@@ -87,7 +92,8 @@ impl Database {
         )?)
     }
 
-    /// Writes an outcome with its results and their deliveries, in one transaction. The study is done, unless a
+    /// Writes an outcome with its results, their deliveries and what the screen shows, in one transaction. Without `view` the screen goes on
+    /// showing the outcome before it. The study is done, unless a
     /// late slice has begun another reception, whether that is still under way or already being evaluated.
     pub fn finish(
         &self,
@@ -95,6 +101,7 @@ impl Database {
         revision: u32,
         outcome: &Outcome,
         deliverables: &[Deliverable],
+        view: Option<&View>,
         now_ms: i64,
     ) -> Result<(), DatabaseError> {
         let text = json(outcome)?;
@@ -105,6 +112,9 @@ impl Database {
             "INSERT INTO outcomes (study_id, revision, outcome, at_ms) VALUES (?1, ?2, ?3, ?4)",
             params![key.0, revision, text, now_ms],
         )?;
+        if let Some(view) = view {
+            listing::show(&transaction, key, revision, (outcome, &text), view, now_ms)?;
+        }
         for deliverable in deliverables {
             queue(&transaction, key, revision, deliverable, now_ms)?;
         }
@@ -119,6 +129,16 @@ impl Database {
     /// The name of this installation, drawn with the database.
     pub fn installation(&self) -> Result<String, DatabaseError> {
         Ok(self.lock().query_row("SELECT id FROM installation", [], |row| row.get(0))?)
+    }
+
+    /// How many outcomes of each kind there were.
+    pub fn outcome_counts(&self) -> Result<Vec<(String, usize)>, DatabaseError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT json_extract(outcome, '$.outcome') AS kind, COUNT(*) FROM outcomes GROUP BY kind ORDER BY kind",
+        )?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as usize)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Studies that have no outcome for all of their slices: what a restart goes on with.

@@ -69,7 +69,9 @@ impl Scene {
             data_set: crate::database::Packed::new(&[1]),
         };
         let sent = Deliverable { row, destinations: Vec::new() };
-        self.database.finish(reception, 1, &outcome, &[sent], 10).unwrap();
+        self.database
+            .finish(reception, 1, &outcome, &[sent], Some(&crate::database::View::default()), 10)
+            .unwrap();
         key
     }
 

@@ -66,7 +66,16 @@ impl Scene {
             data_set: crate::database::Packed::new(&data_set(uid)),
         };
         let deliverable = Deliverable { row, destinations: vec![self.destination.name().to_owned()] };
-        self.database.finish(reception, 1, &outcome, &[deliverable], self.clock.get()).unwrap();
+        self.database
+            .finish(
+                reception,
+                1,
+                &outcome,
+                &[deliverable],
+                Some(&crate::database::View::default()),
+                self.clock.get(),
+            )
+            .unwrap();
     }
 
     fn picture(&self, uid: &str) {

@@ -15,8 +15,8 @@ const STAGE_BYTES: usize = 16 * 1024;
 /// Rows and slices that a block takes at most. More save atomics, fewer fill the device; 8 x 8 x 150 columns are 154 KB of fp16 features.
 const ROWS_MAX: usize = 8;
 const SLICES_MAX: usize = 8;
-/// Blocks for each multiprocessor that are worth waiting for: below it a block takes fewer slices.
-const BLOCKS_EACH: usize = 8;
+/// Blocks for each multiprocessor, twice what are there at once, so that the last ones are a small part: below it a block takes fewer slices.
+const BLOCKS_EACH: usize = 16;
 /// Windows of all levels along an axis: 1 + 2 + 4 + 8.
 const WINDOWS: usize = 15;
 

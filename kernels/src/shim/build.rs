@@ -26,6 +26,8 @@ const FLAGS: [&str; 11] = [
     "-Wall",
     "-Wno-unknown-pragmas",
 ];
+/// Of the kernels: a GPU refuses accesses at addresses that are no multiple of their alignment, x86 does not.
+const FLAGS_OF_KERNELS: [&str; 2] = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"];
 /// Builds that nobody has made for so long are removed.
 const KEPT_S: u64 = 3600;
 
@@ -92,7 +94,7 @@ fn fingerprint(files: &[PathBuf]) -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
     let mut hash = Sha256::new();
-    hash.update(FLAGS.join(" "));
+    hash.update([&FLAGS[..], &FLAGS_OF_KERNELS].concat().join(" "));
     hash.update(cpu.unwrap_or_default());
     for path in files {
         let content = std::fs::read(path).expect("a source can be read");
@@ -146,7 +148,9 @@ fn compile_kernels(root: &Path, work: &Path) {
     unit.push_str(&format!("}};\nconst unsigned kernel_count = {};\n}}  // namespace shim\n", kernels.len()));
     std::fs::write(&source, unit).expect("the target folder can be written");
     let object = work.join("kernels.o");
-    finished("kernels", compiler(root).arg("-c").arg(source).arg("-o").arg(object).output());
+    let mut command = compiler(root);
+    command.args(FLAGS_OF_KERNELS).arg("-c").arg(source).arg("-o").arg(object);
+    finished("kernels", command.output());
 }
 
 fn link(work: &Path, objects: &Path) {

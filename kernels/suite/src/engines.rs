@@ -2,7 +2,7 @@
 //!
 //! Owns: the studies, and the tolerances that every engine must keep. Never does: time them.
 
-use engine::{Analysis, Analyzer, Choice, EngineState, LabelVolume, Zoo};
+use engine::{Analysis, Analyzer, Choice, EngineState, LabelVolume, Setup, Zoo};
 
 use crate::part::Part;
 use crate::volume::{Volume, threads};
@@ -20,7 +20,8 @@ pub const NAMES: [&str; 2] = ["cuda", "tensorrt"];
 /// The engine `name` with its models loaded, or why it can't work here. It falls to no other.
 pub fn open(zoo: &Zoo, name: &str) -> Result<Analyzer, String> {
     let choice: Choice = name.parse()?;
-    let analyzer = Analyzer::new(zoo.clone(), choice, threads()).map_err(|error| error.to_string())?;
+    let analyzer =
+        Analyzer::new(zoo.clone(), &Setup::new(choice, threads())).map_err(|error| error.to_string())?;
     if analyzer.engines().first().name() == name {
         return Ok(analyzer);
     }

@@ -2,11 +2,11 @@
 //!
 //! Owns: the bounds of their inputs, the choice of what stays in single precision. Never does: build.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::builder::{Range, Recipe};
 use super::library::{Abi, Library};
-use super::{TensorRtError, onnx};
+use super::{TensorRtError, onnx, plans};
 use crate::zoo::Zoo;
 
 /// Most slices of a call. Eight of 192² pixels fill a large GPU, and bound the memory of a lane: 8 · 384² pixels.
@@ -26,7 +26,7 @@ pub struct Network {
     pub name: &'static str,
     /// Its ONNX, types as this TensorRT wants them.
     pub onnx: Vec<u8>,
-    /// Digest of the ONNX file that it comes from, as the card has it.
+    /// SHA-256 of the ONNX file that it comes from.
     pub model_sha256: String,
     /// Sizes of its input.
     pub range: Range,
@@ -35,30 +35,46 @@ pub struct Network {
 }
 
 impl Network {
+    /// A network from its ONNX, for a library: in single precision before 11, which chooses half itself; from 11 on in half precision but for
+    /// the layers that make the output `sensitive`.
+    ///
+    /// # Errors
+    /// [`TensorRtError::Model`].
+    pub fn new(
+        library: &Library,
+        (name, onnx): (&'static str, &[u8]),
+        range: Range,
+        sensitive: &'static str,
+    ) -> Result<Self, TensorRtError> {
+        let rewritten = match library.abi {
+            Abi::Eight | Abi::Ten => onnx::single(onnx),
+            Abi::Eleven => onnx::half(onnx, &[sensitive]),
+        };
+        let rewritten = rewritten
+            .map_err(|error| TensorRtError::Model { path: PathBuf::from(name), why: error.to_string() })?;
+        let model_sha256 = plans::hex(onnx);
+        Ok(Self { name, onnx: rewritten, model_sha256, range, sensitive })
+    }
+
     /// The lung net and the multitask net, in this order, for a library.
     ///
     /// # Errors
     /// [`TensorRtError::Model`].
     pub fn of_zoo(zoo: &Zoo, library: &Library) -> Result<[Self; 2], TensorRtError> {
-        let network = |name, path: &Path, sha256: &str, best: [i64; 2], sensitive| {
-            let failed = |why: String| TensorRtError::Model { path: path.to_path_buf(), why };
-            let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-            let onnx = match library.abi {
-                Abi::Eight | Abi::Ten => onnx::single(&bytes),
-                Abi::Eleven => onnx::half(&bytes, &[sensitive]),
-            };
-            let onnx = onnx.map_err(|error| failed(error.to_string()))?;
+        let network = |name, path: PathBuf, best: [i64; 2], sensitive| {
+            let failed = |why: String| TensorRtError::Model { path: path.clone(), why };
+            let bytes = std::fs::read(&path).map_err(|error| failed(error.to_string()))?;
             let (batch, least, most) = (BATCH_MAX as i64, SIDE_MIN as i64, SIDE_MAX as i64);
             let sizes =
                 [vec![1, 1, least, least], vec![batch, 1, best[0], best[1]], vec![batch, 1, most, most]];
             let range = Range { input: "slice".to_owned(), sizes };
-            Ok::<_, TensorRtError>(Self { name, onnx, model_sha256: sha256.to_owned(), range, sensitive })
+            Self::new(library, (name, &bytes), range, sensitive).map_err(|error| failed(error.to_string()))
         };
         Ok([
             // A field of 360 to 400 mm.
-            network("lungs", &zoo.lungs_model(), &zoo.lungs.sha256.model, [192, 192], "lungs")?,
+            network("lungs", zoo.lungs_model(), [192, 192], "lungs")?,
             // The box of the lungs of an adult: 220 by 320 mm.
-            network("multitask", &zoo.multitask_model(), &zoo.multitask.sha256.model, [112, 160], "lesions")?,
+            network("multitask", zoo.multitask_model(), [112, 160], "lesions")?,
         ])
     }
 

@@ -221,7 +221,8 @@ fn payload(rest: &[u8]) -> Result<&[u8], String> {
     Ok(plan)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// SHA-256, in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -57,7 +57,9 @@ fn arguments(abi: Abi, flavour: Flavour, recipe: &Recipe<'_>, model: &Path, plan
         text.push(path);
         text
     };
-    let mut out = vec![file("--onnx=", model), file("--saveEngine=", plan), "--skipInference".into()];
+    // 8.6 renamed the first to the second; 8.5 knows the first alone, 10 the second.
+    let no_run = if abi == Abi::Eight { "--buildOnly" } else { "--skipInference" };
+    let mut out = vec![file("--onnx=", model), file("--saveEngine=", plan), no_run.into()];
     out.push(format!("--memPoolSize=workspace:{}", recipe.workspace_bytes >> 20).into());
     for range in &recipe.ranges {
         for (option, sizes) in ["minShapes", "optShapes", "maxShapes"].into_iter().zip(&range.sizes) {
@@ -107,9 +109,12 @@ mod tests {
         };
         let line = |abi, flavour| {
             let all = arguments(abi, flavour, &recipe, Path::new("m"), Path::new("p"));
-            all.into_iter().map(|text| text.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+            let all: Vec<_> = all.into_iter().map(|text| text.into_string().unwrap()).collect();
+            let no_run = if abi == Abi::Eight { "--buildOnly" } else { "--skipInference" };
+            assert_eq!(all[2], no_run);
+            all.join(" ").replacen(&format!("{no_run} "), "", 1)
         };
-        let common = "--onnx=m --saveEngine=p --skipInference --memPoolSize=workspace:256 --minShapes=slice:1x1x1x1 \
+        let common = "--onnx=m --saveEngine=p --memPoolSize=workspace:256 --minShapes=slice:1x1x1x1 \
                       --optShapes=slice:8x1x192x192 --maxShapes=slice:8x1x384x384";
         let half =
             "--fp16 --precisionConstraints=obey --layerPrecisions=lungs:fp32 --layerOutputTypes=lungs:fp32";

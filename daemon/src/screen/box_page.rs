@@ -1,0 +1,215 @@
+//! The box, for engineers: engines, queue, disk, destinations, latency, the last errors, versions.
+use super::App;
+use super::page::{PageError, Visitor};
+use super::view::seconds;
+use crate::intake::now_ms;
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use engine::EngineState;
+use maud::{Markup, html};
+use std::sync::Arc;
+
+/// The last results that count.
+const LATENCY_DAYS: i64 = 7;
+/// Upper ends of the histogram's bars, in milliseconds.
+const BOUNDS_MS: [f64; 9] = [500.0, 1e3, 2e3, 4e3, 8e3, 15e3, 30e3, 60e3, f64::INFINITY];
+/// Last slice to flag: promise 4 of the specification, on two processor cores.
+pub const BUDGET_MS: f64 = 8e3;
+
+/// `GET /box`.
+pub async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
+    app.make(visitor, |app, visitor| {
+        app.viewer(visitor, "/box")?;
+        let body = html! {
+            h1 { (app.t("box_title")) }
+            div #live data-part="/part/box" { (app.box_part()?) }
+        };
+        Ok(app.frame(visitor, "box_title", body).into_response())
+    })
+    .await
+}
+
+/// `GET /part/box`: what changes of it.
+pub async fn part(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
+    app.make(visitor, |app, visitor| {
+        app.viewer(visitor, "/box")?;
+        Ok(app.box_part()?.into_response())
+    })
+    .await
+}
+
+impl App {
+    fn box_part(&self) -> Result<Markup, PageError> {
+        Ok(html! {
+            div.box {
+                section { h2 { (self.t("box_engines")) } (self.engines()) }
+                section { h2 { (self.t("box_queue")) } (self.queue()?) }
+                section { h2 { (self.t("box_disk")) } (self.disk()) }
+                section.wide { h2 { (self.t("box_peers")) } (self.peers()?) }
+                section.wide { h2 { (self.t("box_latency")) } (self.latency()?) }
+                section.wide { h2 { (self.t("box_log")) } (self.log()) }
+                section.wide { h2 { (self.t("box_versions")) } (self.versions()) }
+            }
+        })
+    }
+
+    fn engines(&self) -> Markup {
+        let all = self.analyzer.engines().status();
+        let first = all.iter().position(|engine| engine.state == EngineState::Ready);
+        html! {
+            table { tbody { @for (index, engine) in all.iter().enumerate() {
+                @let (class, word, why) = match &engine.state {
+                    EngineState::Ready if Some(index) == first => ("good", "engine_ready", None),
+                    EngineState::Ready => ("", "engine_standby", None),
+                    EngineState::Out { why } => ("bad", "engine_out", Some(why)),
+                    EngineState::Missing { why } => ("", "engine_missing", Some(why)),
+                };
+                tr class=(class) {
+                    th scope="row" { (engine.name) }
+                    td {
+                        strong { (self.t(word)) }
+                        @if engine.falls > 0 { ", " (engine.falls) " " (self.t("engine_falls")) }
+                        @if !engine.detail.is_empty() { span.hint { (engine.detail) } }
+                        @if let Some(why) = why { span.hint { (why) } }
+                    }
+                }
+            } } }
+        }
+    }
+
+    fn queue(&self) -> Result<Markup, PageError> {
+        let [receiving, waiting, analysing] = self.board.counts();
+        let (alerts, _) = self.database.alert_counts()?;
+        Ok(html! {
+            dl {
+                @for (name, count) in [
+                    (self.t("queue_receiving"), receiving),
+                    (self.t("queue_waiting"), waiting),
+                    (self.t("queue_analysing"), analysing),
+                    (self.t("alerts_open"), alerts as usize),
+                ] {
+                    dt { (name) } dd { strong { (count) } }
+                }
+            }
+        })
+    }
+
+    fn disk(&self) -> Markup {
+        let least = self.config.storage.min_free_mib;
+        match self.spool.free_mib() {
+            Ok(free) => html! {
+                p { strong { (free) } " " (self.t("disk_free")) ", " (least) " " (self.t("disk_least")) }
+                @if free < least { p.error { (self.t("disk_short")) } }
+            },
+            Err(error) => html! { p.error { (error) } },
+        }
+    }
+
+    fn peers(&self) -> Result<Markup, PageError> {
+        let mut rows = Vec::new();
+        for destination in &self.config.destinations {
+            let counts = self.database.counts(destination.name())?;
+            rows.push((destination, counts, self.database.last_of(destination.name())?));
+        }
+        Ok(html! {
+            @if rows.is_empty() { p.empty { (self.t("sent_nothing")) } }
+            @else {
+                table {
+                    thead { tr {
+                        @for key in ["column_destination", "column_address", "column_waiting", "column_parked", "column_last", "column_error"] {
+                            th scope="col" { (self.t(key)) }
+                        }
+                    } }
+                    tbody { @for (destination, counts, (last_ms, error)) in &rows {
+                        tr class=(if counts.parked > 0 || error.is_some() { "bad" } else { "" }) {
+                            th scope="row" { (destination.name()) }
+                            td { (destination.address()) }
+                            td { (counts.waiting + counts.stored) }
+                            td { (counts.parked) }
+                            td { @match last_ms { Some(ms) => { (self.time(*ms)) } None => { (self.t("never")) } } }
+                            td { @if let Some(error) = error { (error) } }
+                        }
+                    } }
+                }
+            }
+        })
+    }
+
+    fn latency(&self) -> Result<Markup, PageError> {
+        let mut ms = self.database.latencies_ms(now_ms() - LATENCY_DAYS * 86_400_000)?;
+        if ms.is_empty() {
+            return Ok(html! { p.empty { (self.t("latency_none")) } });
+        }
+        ms.sort_by(f64::total_cmp);
+        let over = ms.iter().filter(|ms| **ms > BUDGET_MS).count();
+        let counts = histogram(&ms);
+        let most = counts.iter().copied().max().unwrap_or(1).max(1);
+        Ok(html! {
+            p {
+                (ms.len()) " " (self.t("latency_studies")) ", " (self.t("latency_median")) " " (seconds(ms[ms.len() / 2])) ", "
+                (self.t("latency_budget")) " " (seconds(BUDGET_MS)) ", "
+                strong class=(if over > 0 { "bad" } else { "good" }) { (over) " " (self.t("latency_over")) }
+            }
+            table.histogram { tbody { @for (bound, count) in BOUNDS_MS.iter().zip(counts) {
+                tr class=(if *bound > BUDGET_MS && count > 0 { "bad" } else { "" }) {
+                    th scope="row" { @if bound.is_finite() { "≤ " (seconds(*bound)) } @else { "> " (seconds(BOUNDS_MS[BOUNDS_MS.len() - 2])) } }
+                    td { svg.bar viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true" {
+                        rect.share x="0" y="0" width=(100 * count / most) height="12" {}
+                    } }
+                    td { (count) }
+                }
+            } } }
+        })
+    }
+
+    fn log(&self) -> Markup {
+        let lines = self.recent.lines();
+        html! {
+            @if lines.is_empty() { p.empty { (self.t("log_empty")) } }
+            @else {
+                ol.log { @for line in &lines {
+                    li class=(if line.error { "bad" } else { "" }) { time { (line.at) } " " (line.text) }
+                } }
+            }
+        }
+    }
+
+    fn versions(&self) -> Markup {
+        let zoo = self.analyzer.zoo();
+        html! {
+            dl {
+                dt { (self.t("product")) } dd { (env!("CARGO_PKG_VERSION")) }
+                @for card in [&zoo.lungs, &zoo.multitask] {
+                    dt { (card.name) } dd { (card.version) " " span.hint { "SHA-256 " (card.sha256.model) } }
+                }
+                dt { (self.t("running_since")) } dd { (self.time(self.started_ms)) }
+            }
+        }
+    }
+}
+
+/// How many values lie in each bar.
+pub fn histogram(values_ms: &[f64]) -> [usize; BOUNDS_MS.len()] {
+    let mut counts = [0; BOUNDS_MS.len()];
+    for ms in values_ms {
+        let bar = BOUNDS_MS.iter().position(|bound| ms <= bound).unwrap_or(BOUNDS_MS.len() - 1);
+        counts[bar] += 1;
+    }
+    counts
+}
+
+/// The bars' upper ends, in seconds.
+pub fn bounds_s() -> impl Iterator<Item = f64> {
+    BOUNDS_MS.iter().map(|ms| ms / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_lies_in_one_bar() {
+        assert_eq!(histogram(&[500.0, 500.1, 8e3, 1e9, f64::NAN]), [1, 1, 0, 0, 1, 0, 0, 0, 2]);
+    }
+}
