@@ -26,13 +26,17 @@ pub fn run(
         &format!("Slices of {side}², {} threads; medians of {rounds} rounds after one to warm up; ms of wall time. Prepare: ingest and lung net of all slices.", threads()),
         &["engine", "slices", "prepare", "multitask net, pyramid, head, masks", "lungs pasted", "lungs split", "finish", "whole", "probability", "severity %"],
     )?;
+    let mut opened = Vec::new();
+    for name in names {
+        match engines::open(zoo, name) {
+            Ok(analyzer) => opened.push((name, analyzer)),
+            Err(why) => println!("  {name}: skipped: {why}"),
+        }
+    }
     for &slices in sizes {
         let study = phantom.study(slices, side);
-        for name in names {
-            match engines::open(zoo, name) {
-                Ok(analyzer) => time(part, name, &analyzer, &study, rounds)?,
-                Err(why) => println!("  {name}: skipped: {why}"),
-            }
+        for (name, analyzer) in &opened {
+            time(part, name, analyzer, &study, rounds)?;
         }
     }
     Ok(())
