@@ -24,7 +24,8 @@ export SUITE_DATE
 if [ ${#quick[@]} -gt 0 ]; then sizes=12 side=96; else sizes=300,40,150,600 side=512; fi
 
 note() { echo "$1" | tee -a "$out/notes.txt"; }
-suite() { "$here/gpu-suite" "$@" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
+gzip -dc "$here/gpu-suite.gz" >"$scratch/gpu-suite" && chmod +x "$scratch/gpu-suite" || exit 1
+suite() { "$scratch/gpu-suite" "$@" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
 # part NAME SECONDS COMMAND…
 part() {
   local name=$1 limit=$2 code
@@ -40,7 +41,7 @@ part() {
   esac
   return "$code"
 }
-run() { part "$1" "$2" "$here/gpu-suite" "${@:3}" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
+run() { part "$1" "$2" "$scratch/gpu-suite" "${@:3}" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
 
 : >"$out/log.txt"
 run device 10 device
@@ -65,7 +66,7 @@ fi
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     part "compute-sanitizer $tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$here/gpu-suite" kernels --quick --out "$scratch/$tool" --zoo "$here/zoo" --data "$here/data"
+      "$scratch/gpu-suite" kernels --quick --out "$scratch/$tool" --zoo "$here/zoo" --data "$here/data"
     case $? in
       0) note "compute-sanitizer $tool: no error in any kernel." ;;
       9) note "**compute-sanitizer $tool: errors; see log.txt.**" ;;
@@ -76,7 +77,7 @@ else
 fi
 
 rm -f "$out/report.json"
-"$here/gpu-suite" report --out "$out"
+"$scratch/gpu-suite" report --out "$out"
 code=$?
 # The report holds them.
 if [ -s "$out/report.json" ]; then rm -rf "$out/parts" "$out/notes.txt"; fi
