@@ -3,8 +3,8 @@
 #
 #   bash run.sh [OUT] [--quick]
 #
-# OUT (default: out) gets report.md and report.json, and a file for each part in OUT/parts. Every part is limited in time, and what it had
-# found is kept if it crashes. Under 8 minutes in all. --quick: small sizes, a rehearsal whose times mean nothing.
+# OUT (default: out) gets report.md, report.json and log.txt. Every part is limited in time, and what it had found is kept if it crashes; until
+# the report is made, OUT/parts holds a file for each. Under 8 minutes in all. Code 0: all well; 1: something is wrong; 77: no GPU. --quick: small sizes, a rehearsal whose times mean nothing.
 # PYTHON names another Python; TORCH_DEVICE=cpu lets PyTorch run on the processor.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,9 +24,8 @@ export SUITE_DATE
 if [ ${#quick[@]} -gt 0 ]; then sizes=12 side=96; else sizes=300,40,150,600 side=512; fi
 
 note() { echo "$1" | tee -a "$out/notes.txt"; }
-suite() { "$here/gpu-suite" "$@" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
-export -f suite
-export here out
+gzip -dc "$here/gpu-suite.gz" >"$scratch/gpu-suite" && chmod +x "$scratch/gpu-suite" || exit 1
+suite() { "$scratch/gpu-suite" "$@" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
 # part NAME SECONDS COMMAND…
 part() {
   local name=$1 limit=$2 code
@@ -42,23 +41,23 @@ part() {
   esac
   return "$code"
 }
-run() { part "$1" "$2" "$here/gpu-suite" "${@:3}" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
+run() { part "$1" "$2" "$scratch/gpu-suite" "${@:3}" --out "$out" --zoo "$here/zoo" --data "$here/data" "${quick[@]}"; }
 
 : >"$out/log.txt"
-run device 30 device
+run device 10 device
 if [ $? -eq 77 ]; then
   echo "No GPU, or no NVIDIA driver: nothing was measured."
   exit 77
 fi
-run kernels 60 kernels
-run engines 110 engines
-run studies 100 studies --slices "$sizes"
-run bandwidth 60 bandwidth
+run kernels 50 kernels
+run engines 90 engines
+run studies 90 studies --slices "$sizes"
+run bandwidth 50 bandwidth
 
 for slices in ${sizes//,/ }; do suite pixels "$slices" "$scratch/$slices.cells" || note "pixels of $slices slices: failed."; done
 if "$python" -c 'import numpy, torch' 2>"$scratch/why"; then
-  part pytorch 110 "$python" "$here/pytorch_pipeline.py" --zoo "$here/zoo" --data "$here/data" --pixels "$scratch" \
-    --out "$out" --slices "$sizes" --side "$side" --device "${TORCH_DEVICE:-cuda}" "${quick[@]}"
+  part pytorch 100 "$python" "$here/pytorch_pipeline.py" --zoo "$here/zoo" --data "$here/data" --pixels "$scratch" \
+    --out "$out" --slices "$sizes" --side "$side" --device "${TORCH_DEVICE:-cuda}" --seconds 80 "${quick[@]}"
 else
   note "pytorch: skipped: $(tail -1 "$scratch/why")"
 fi
@@ -66,8 +65,8 @@ fi
 # On copies of the small sizes, whose results go elsewhere: the tools slow kernels down a hundredfold.
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    part "compute-sanitizer $tool" 50 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$here/gpu-suite" kernels --quick --out "$scratch/$tool" --zoo "$here/zoo" --data "$here/data"
+    part "compute-sanitizer $tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$scratch/gpu-suite" kernels --quick --out "$scratch/$tool" --zoo "$here/zoo" --data "$here/data"
     case $? in
       0) note "compute-sanitizer $tool: no error in any kernel." ;;
       9) note "**compute-sanitizer $tool: errors; see log.txt.**" ;;
@@ -77,4 +76,9 @@ else
   note "compute-sanitizer: not on this machine."
 fi
 
-"$here/gpu-suite" report --out "$out"
+rm -f "$out/report.json"
+"$scratch/gpu-suite" report --out "$out"
+code=$?
+# The report holds them.
+if [ -s "$out/report.json" ]; then rm -rf "$out/parts" "$out/notes.txt"; fi
+exit "$code"

@@ -18,10 +18,11 @@ const DICE_MIN: f64 = 0.995;
 pub const NAMES: [&str; 2] = ["cuda", "tensorrt"];
 
 /// The engine `name` with its models loaded, or why it can't work here. It falls to no other.
-pub fn open(zoo: &Zoo, name: &str) -> Result<Analyzer, String> {
+pub fn open(zoo: &Zoo, name: &str, gpu: usize) -> Result<Analyzer, String> {
     let choice: Choice = name.parse()?;
-    let analyzer =
-        Analyzer::new(zoo.clone(), &Setup::new(choice, threads())).map_err(|error| error.to_string())?;
+    let mut setup = Setup { gpu, ..Setup::new(choice, threads()) };
+    setup.tensorrt.plan_dir = std::env::temp_dir().join("gpu-suite-plans");
+    let analyzer = Analyzer::new(zoo.clone(), &setup).map_err(|error| error.to_string())?;
     if analyzer.engines().first().name() == name {
         return Ok(analyzer);
     }
@@ -39,9 +40,9 @@ pub fn analyze(analyzer: &Analyzer, study: &Volume) -> anyhow::Result<Analysis> 
 }
 
 /// Runs all.
-pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, quick: bool) -> anyhow::Result<()> {
+pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, gpu: usize, quick: bool) -> anyhow::Result<()> {
     let sizes: &[[usize; 2]] = if quick { &[[8, 64]] } else { &[[8, 256], [33, 320], [40, 512], [150, 512]] };
-    let cpu = open(zoo, "cpu").map_err(anyhow::Error::msg)?;
+    let cpu = open(zoo, "cpu", gpu).map_err(anyhow::Error::msg)?;
     let mut studies = Vec::new();
     for &[slices, side] in sizes {
         let study = phantom.study(slices, side);
@@ -63,7 +64,7 @@ pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, quick: bool) -> anyhow:
         ],
     )?;
     for name in NAMES {
-        let analyzer = match open(zoo, name) {
+        let analyzer = match open(zoo, name, gpu) {
             Ok(analyzer) => analyzer,
             Err(why) => {
                 part.row(vec![

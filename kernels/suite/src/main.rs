@@ -120,10 +120,20 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Device => device::facts(&mut part, &gpu, cli.gpu),
         Command::Kernels => checks::run(&mut part, &gpu, cli.quick),
         Command::Bandwidth => bandwidth::run(&mut part, &gpu, cli.gpu, &cli.data, cli.quick),
-        Command::Engines => engines::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, cli.quick),
+        Command::Engines => {
+            engines::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, cli.gpu, cli.quick)
+        }
         Command::Studies { slices, engines } => {
             drop(gpu);
-            studies::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, slices, engines, cli.quick)
+            studies::run(
+                &mut part,
+                &zoo(cli)?,
+                &Volume::open(&cli.data)?,
+                slices,
+                engines,
+                cli.gpu,
+                cli.quick,
+            )
         }
         Command::Pixels { .. } | Command::Report => Ok(()),
     };

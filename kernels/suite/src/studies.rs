@@ -18,6 +18,7 @@ pub fn run(
     phantom: &Volume,
     sizes: &[usize],
     names: &[String],
+    gpu: usize,
     quick: bool,
 ) -> anyhow::Result<()> {
     let (rounds, side) = if quick { (1, crate::side(true)) } else { (5, crate::side(false)) };
@@ -26,13 +27,17 @@ pub fn run(
         &format!("Slices of {side}², {} threads; medians of {rounds} rounds after one to warm up; ms of wall time. Prepare: ingest and lung net of all slices.", threads()),
         &["engine", "slices", "prepare", "multitask net, pyramid, head, masks", "lungs pasted", "lungs split", "finish", "whole", "probability", "severity %"],
     )?;
+    let mut opened = Vec::new();
+    for name in names {
+        match engines::open(zoo, name, gpu) {
+            Ok(analyzer) => opened.push((name, analyzer)),
+            Err(why) => println!("  {name}: skipped: {why}"),
+        }
+    }
     for &slices in sizes {
         let study = phantom.study(slices, side);
-        for name in names {
-            match engines::open(zoo, name) {
-                Ok(analyzer) => time(part, name, &analyzer, &study, rounds)?,
-                Err(why) => println!("  {name}: skipped: {why}"),
-            }
+        for (name, analyzer) in &opened {
+            time(part, name, analyzer, &study, rounds)?;
         }
     }
     Ok(())
