@@ -127,6 +127,29 @@ pub fn analyzer(zoo: Option<&std::path::Path>, setup: &Setup) -> anyhow::Result<
     Ok(Arc::new(Analyzer::new(zoo, setup)?))
 }
 
+/// The same for the daemon. Drivers and TensorRT are foreign code, whose crash ends the process: one that did so at the last start is not opened
+/// again, so that the box receives and evaluates on its processor until an engineer has looked.
+fn guarded_analyzer(config: &Config, threads: usize) -> anyhow::Result<Arc<Analyzer>> {
+    let trying = config.storage.dir.join("engine.trying");
+    let mut setup = config.engines(threads);
+    if trying.exists() {
+        error!(
+            "the daemon ended while it opened the GPU's engines: they are not used; delete {} to try them again",
+            trying.display()
+        );
+        setup.choice = engine::Choice::Cpu;
+    }
+    let tries = setup.choice != engine::Choice::Cpu;
+    if tries {
+        File::create(&trying).and_then(|f| f.sync_all()).with_context(|| trying.display().to_string())?;
+    }
+    let opened = analyzer(config.engine.zoo.as_deref(), &setup);
+    if tries {
+        std::fs::remove_file(&trying).with_context(|| trying.display().to_string())?;
+    }
+    opened
+}
+
 /// Threads to use: as configured, else one a core.
 pub fn threads(configured: Option<usize>) -> usize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -136,10 +159,10 @@ impl Appliance {
     /// Starts everything; `notices` hears what happens.
     pub fn start(config: &Config, notices: Sender<Notice>, recent: Recent) -> anyhow::Result<Self> {
         let threads = threads(config.engine.threads);
-        let analyzer = analyzer(config.engine.zoo.as_deref(), &config.engines(threads))?;
-        let pipeline = Pipeline::new(Arc::clone(&analyzer), config.policy, threads)?;
         std::fs::create_dir_all(&config.storage.dir)
             .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;
+        let analyzer = guarded_analyzer(config, threads)?;
+        let pipeline = Pipeline::new(Arc::clone(&analyzer), config.policy, threads)?;
         let lock = Arc::new(lock(&config.storage.dir)?);
         let tls = config.tls.as_ref().map(tls::Identity::load).transpose()?;
         let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
@@ -168,6 +191,7 @@ impl Appliance {
         let evaluator = Evaluator {
             database: Arc::clone(&database),
             pipeline: Arc::clone(&pipeline),
+            analyzer: Arc::clone(&analyzer),
             intake: Arc::clone(&intake),
             jobs: Arc::clone(&jobs),
             urgencies: urgencies.clone(),
@@ -224,7 +248,10 @@ impl Appliance {
             Ok(())
         })?);
         trail.record(&audit::Event::of_the_daemon(audit::Action::Start));
+        // A connection of its own: what a browser reads must not make the intake wait.
+        let reader = Arc::new(Database::open_beside_the_daemon(&config.storage.dir.join("triaged.db"))?);
         let parts = screen::Parts {
+            reader,
             database: Arc::clone(&database),
             spool: Arc::clone(&spool),
             board: watchers.board,
@@ -325,6 +352,7 @@ fn start_outbox(
 struct Evaluator {
     database: Arc<Database>,
     pipeline: Arc<Pipeline>,
+    analyzer: Arc<Analyzer>,
     intake: Arc<Intake>,
     jobs: Arc<Queue<Job>>,
     urgencies: Urgencies,
@@ -351,6 +379,10 @@ impl Evaluator {
     fn evaluate(&self, job: &Job) -> anyhow::Result<()> {
         self.watchers.tell(Notice::Complete(job.study.clone(), job.completed, job.instances.len()));
         let attempts = self.database.begin_attempt(job.reception.key)?;
+        if attempts > 1 {
+            let why = "an evaluation ended the daemon, and is tried again without this engine";
+            self.analyzer.engines().leave_only_the_last(why);
+        }
         let mut finished = if attempts > ATTEMPTS_MAX {
             Finished {
                 outcome: Outcome {
@@ -373,9 +405,12 @@ impl Evaluator {
         };
         self.watchers.tell(Notice::Verdict);
         let revision = self.database.next_revision(job.reception.key)?;
-        let mut deliverables =
-            report::deliverables(&finished, &job.instances, revision, &self.config, &self.installation);
-        let view = evidence::view(&finished, &job.instances, revision, &self.config);
+        let (config, instances) = (&self.config, &job.instances);
+        let (mut deliverables, view) = std::thread::scope(|scope| {
+            let view = scope.spawn(|| evidence::view(&finished, instances, revision, config));
+            let made = report::deliverables(&finished, instances, revision, config, &self.installation);
+            (made, view.join().unwrap_or_default())
+        });
         let mut shown = Some(&view);
         if matches!(finished.outcome.verdict, Verdict::NotEvaluated(_))
             && self.database.earlier_evaluation_stands(job.reception.key)?

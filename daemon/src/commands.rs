@@ -6,6 +6,7 @@ pub mod demo;
 pub mod hospital;
 pub mod outbox;
 pub mod phantom;
+pub mod provision;
 pub mod run;
 pub mod users;
 

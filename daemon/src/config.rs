@@ -399,6 +399,7 @@ impl Config {
             gpu: e.gpu,
             gpu_memory_max: e.gpu_memory_mib << 20,
             tensorrt,
+            required: false,
             ..engine::Setup::new(e.backend, threads)
         }
     }

@@ -63,15 +63,19 @@ pub fn view(finished: &Finished, instances: &[Arc<Instance>], revision: u32, con
     if config.screen.is_none() {
         return View { rank, ..View::default() };
     }
+    let alerts = true;
     let draw = || crate::report::picture(finished, config.results.picture_colours, revision).to_png();
     let picture = catch_unwind(AssertUnwindSafe(draw)).unwrap_or_else(|_| {
         warn!("study {}: its picture could not be made for the screen", finished.outcome.study_uid);
         Vec::new()
     });
-    let Some(evaluation) = &finished.evaluation else { return View { rank, picture, ..View::default() } };
+    let Some(evaluation) = &finished.evaluation else {
+        return View { rank, alerts, picture, ..View::default() };
+    };
     let slice = |index: &usize| instances[*index].header.instance.to_string();
     View {
         rank,
+        alerts,
         picture,
         slices: evaluation.chosen.order.iter().map(slice).collect(),
         lesions: config

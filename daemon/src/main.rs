@@ -51,6 +51,8 @@ enum Command {
     Conformance(commands::conformance::Args),
     /// Write a digital chest phantom as a DICOM CT series, with its truth beside it.
     Phantom(commands::phantom::Args),
+    /// Build the networks' TensorRT plans for this box's GPU. Exit codes: 0 all are there, 1 failed, 2 wrong arguments, 3 no GPU, 4 no TensorRT.
+    Provision(commands::provision::Args),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Users(args) => commands::users::run(&args),
         Command::Conformance(args) => commands::conformance::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
+        Command::Provision(args) => commands::provision::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -51,12 +51,17 @@ const BLOCKING_THREADS_MAX: usize = 4;
 const FORM_BYTES_MAX: usize = 16 << 10;
 /// How long requests may go on when the appliance stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a client may take to send a request, or its form.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 /// How often alerts are looked at.
 const ESCALATION_PERIOD: Duration = Duration::from_secs(1);
 
 /// What every page needs.
 pub struct App {
+    /// For reading.
     database: Arc<Database>,
+    /// For acknowledgements and escalation.
+    writer: Arc<Database>,
     spool: Arc<Spool>,
     board: Arc<Board>,
     analyzer: Arc<Analyzer>,
@@ -69,6 +74,7 @@ pub struct App {
     axial: axial::Cache,
     started_ms: i64,
     streams: events::Streams,
+    metrics: metrics::Cache,
 }
 
 impl App {
@@ -80,7 +86,9 @@ impl App {
 
 /// What the screen is given of the appliance.
 pub struct Parts {
-    /// What it shows.
+    /// What it shows, on a connection of its own.
+    pub reader: Arc<Database>,
+    /// The appliance's connection, for what the screen writes.
     pub database: Arc<Database>,
     /// Where the slices are.
     pub spool: Arc<Spool>,
@@ -117,7 +125,7 @@ impl Server {
             .with_context(|| format!("cannot listen on screen.listen {}", screen.listen))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let Parts { database, spool, board, analyzer, trail, recent } = parts;
+        let Parts { reader, database, spool, board, analyzer, trail, recent } = parts;
         let code = config.storage.dir.join("setup-code");
         let access = Access::new(Arc::clone(&database), code, Arc::clone(&trail))?;
         if access.setup_code()?.is_some() {
@@ -125,7 +133,8 @@ impl Server {
             info!("the screen has no user yet: the setup code is in {}", code.display());
         }
         let app = Arc::new(App {
-            database,
+            database: reader,
+            writer: database,
             spool,
             board,
             analyzer,
@@ -138,6 +147,7 @@ impl Server {
             axial: axial::Cache::default(),
             started_ms: now_ms(),
             streams: events::Streams::default(),
+            metrics: metrics::Cache::default(),
         });
         let tls =
             screen.tls.then(|| identity.map(|i| RustlsConfig::from_config(Arc::clone(&i.web)))).flatten();
@@ -181,12 +191,18 @@ async fn serve(
     let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
     match tls {
         Some(tls) => {
-            let mut server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+            let mut server = axum_server::from_tcp_rustls(listener, tls)?
+                .http1_only()
+                .first_request_timeout(REQUEST_PATIENCE)
+                .handle(handle);
             patience(server.http_builder());
             server.serve(service).await?;
         }
         None => {
-            let mut server = axum_server::from_tcp(listener)?.handle(handle);
+            let mut server = axum_server::from_tcp(listener)?
+                .http1_only()
+                .first_request_timeout(REQUEST_PATIENCE)
+                .handle(handle);
             patience(server.http_builder());
             server.serve(service).await?;
         }
@@ -200,7 +216,7 @@ fn patience<E>(builder: &mut hyper_util::server::conn::auto::Builder<E>) {
     builder
         .http1()
         .timer(hyper_util::rt::TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(10))
+        .header_read_timeout(REQUEST_PATIENCE)
         .max_buf_size(64 << 10);
 }
 
@@ -212,7 +228,7 @@ async fn escalate(app: Arc<App>) {
         let app = Arc::clone(&app);
         let look = move || {
             let now = now_ms();
-            match app.database.escalate(now - after_ms, now) {
+            match app.writer.escalate(now - after_ms, now) {
                 Ok(alerts) => {
                     for (_, study) in &alerts {
                         warn!(
@@ -246,6 +262,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/box", get(box_page::page))
         .route("/part/box", get(box_page::part))
         .route("/events", get(events::stream))
+        .route("/beat", get(events::beat))
         .route("/login", get(door::form).post(door::login))
         .route("/logout", post(door::logout))
         .route("/setup", get(door::setup_form).post(door::setup))

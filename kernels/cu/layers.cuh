@@ -93,11 +93,11 @@ struct Finish {
     }
 
 private:
-    /// Not fmaxf: that would turn what is no number into 0.
+    /// Not fmaxf: that would turn what is no number into 0. Nor may an infinity end as 0: x * 0 is NaN for both, and 0 for all others.
     static __device__ __forceinline__ void clip(float (&v)[8]) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            v[i] = v[i] < 0.0f ? 0.0f : v[i];
+            v[i] = v[i] < 0.0f ? fmaf(v[i], 0.0f, 0.0f) : v[i];
         }
     }
 

@@ -37,6 +37,14 @@ pub enum EngineError {
         /// Nothing else will work on it until the next start: a lost GPU, an ECC error.
         lost: bool,
     },
+    /// The engine can't do this slice or study; another one can, and nothing is wrong with this one.
+    #[error("engine {engine}: {what}")]
+    Unsuited {
+        /// Which engine.
+        engine: &'static str,
+        /// What it can't.
+        what: String,
+    },
     /// A network's output has not the size it must have.
     #[error("{model}: output of {got} values where {expected} are needed")]
     Output {
@@ -104,6 +112,7 @@ impl EngineError {
             Self::Load { .. }
             | Self::Run { .. }
             | Self::Device { .. }
+            | Self::Unsuited { .. }
             | Self::Output { .. }
             | Self::NotFinite { .. }
             | Self::Pyramid(_) => false,

@@ -4,14 +4,17 @@
 //!
 //! ```text
 //! ready ── error ──▶ ready, the work at hand goes to the next engine
-//!   │  └── third error in a row, or the device is lost ──▶ out until the next start
+//!   │  └── third error of the device in a row, or the device is lost ──▶ out until the next start
 //!   └── success ──▶ ready, errors forgotten
 //! ```
+//!
+//! What an engine can't do for one study (a size, a value that is no number) falls, too, and counts for nothing.
 //!
 //! The last engine is never out: what it can't do is an error, and the study ends as not evaluated.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
@@ -19,6 +22,8 @@ use crate::backend::{Backend, EngineError};
 
 /// Errors in a row after which an engine is out: one study may be to blame, three in a row are the engine.
 const ERRORS_MAX: u32 = 3;
+/// Errors within it are one: several slices are on an engine at once, and fail together.
+const TOGETHER: Duration = Duration::from_secs(5);
 
 /// What an engine is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +64,7 @@ struct Slot {
 #[derive(Default)]
 struct State {
     errors_in_a_row: u32,
+    last_error: Option<Instant>,
     falls: u64,
     last: Option<String>,
     out: bool,
@@ -124,6 +130,19 @@ impl Engines {
         work(&*last.backend).map(|done| (done, told(last.backend.name(), &failed)))
     }
 
+    /// From now on only the last engine works: an evaluation ended the daemon, and a library of another engine may be why.
+    pub fn leave_only_the_last(&self, why: &str) {
+        let (_, others) = self.slots.split_last().expect("there is an engine");
+        for slot in others {
+            let mut state = slot.lock();
+            if !state.out {
+                error!("engine {} is out until the next start: {why}", slot.backend.name());
+                state.out = true;
+                state.last = Some(why.to_owned());
+            }
+        }
+    }
+
     /// The fastest engine that takes work.
     pub fn first(&self) -> &dyn Backend {
         let ready = self.slots.iter().find(|slot| !slot.lock().out);
@@ -155,7 +174,11 @@ impl Slot {
     fn failed(&self, why: &EngineError) {
         let lost = matches!(why, EngineError::Device { lost: true, .. });
         let mut state = self.lock();
-        state.errors_in_a_row += 1;
+        let of_the_device = matches!(why, EngineError::Device { .. });
+        if of_the_device && state.last_error.is_none_or(|at| at.elapsed() >= TOGETHER) {
+            state.errors_in_a_row += 1;
+            state.last_error = Some(Instant::now());
+        }
         state.falls += 1;
         state.last = Some(why.to_string());
         let (name, falls) = (self.backend.name(), state.falls);

@@ -13,6 +13,7 @@ enum Act {
     Fail,
     Lose,
     Panic,
+    Unsuited,
     BlameInput,
 }
 
@@ -35,6 +36,7 @@ impl Backend for Fake {
             Act::Fail => Err(device(false)),
             Act::Lose => Err(device(true)),
             Act::Panic => panic!("a missing symbol"),
+            Act::Unsuited => Err(EngineError::Unsuited { engine: self.name, what: "too large".into() }),
             Act::BlameInput => Err(EngineError::Input { row: 1, column: 2 }),
         }
     }
@@ -95,9 +97,34 @@ fn an_engine_is_out_after_three_errors_in_a_row() {
     let (engines, calls) = engines(Act::Fail, Act::Work);
     for _ in 0..5 {
         ask(&engines).unwrap();
+        // As if time had passed.
+        engines.slots[0].lock().last_error = None;
     }
     assert_eq!(calls.map(|c| c.load(Ordering::Relaxed)), [3, 5]);
     assert_eq!(engines.status()[0].falls, 3);
+}
+
+#[test]
+fn errors_at_once_are_one_and_what_does_not_suit_is_none() {
+    for act in [Act::Fail, Act::Unsuited] {
+        let (engines, calls) = engines(act, Act::Work);
+        for _ in 0..5 {
+            assert_eq!(ask(&engines).unwrap(), "cpu (cuda failed)");
+            if matches!(act, Act::Unsuited) {
+                engines.slots[0].lock().last_error = None;
+            }
+        }
+        assert_eq!(calls.map(|c| c.load(Ordering::Relaxed)), [5, 5]);
+        assert_eq!(engines.status()[0].state, EngineState::Ready);
+    }
+}
+
+#[test]
+fn after_a_crash_only_the_last_engine_works() {
+    let (engines, calls) = engines(Act::Work, Act::Work);
+    engines.leave_only_the_last("an evaluation ended the daemon");
+    assert_eq!(ask(&engines).unwrap(), "cpu");
+    assert_eq!(calls.map(|c| c.load(Ordering::Relaxed)), [0, 1]);
 }
 
 #[test]

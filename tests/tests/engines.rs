@@ -41,7 +41,8 @@ fn the_gpus_engine_gives_the_processors_answer_and_a_lost_gpu_costs_no_study() {
     };
     let device = library.parent().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let study = slices::write(&phantom_of(10, &dir.path().join("phantom"), "40,20"), &dir.path().join("study"));
+    let study =
+        slices::write(&phantom_of(10, &dir.path().join("phantom"), "40,20"), &dir.path().join("study"));
     let (cpu, _) = outcome(&analyze(&study, "cpu", Some(device), &[]));
     assert_eq!(cpu["engine"], "cpu");
 
@@ -53,7 +54,8 @@ fn the_gpus_engine_gives_the_processors_answer_and_a_lost_gpu_costs_no_study() {
 
     // An uncorrectable memory error (214), after the check and in the middle of the study.
     let launches = 1200;
-    let (fallen, log) = outcome(&analyze(&study, "auto", Some(device), &[("TRIAGED_SHIM_FAIL", &format!("{launches}:214"))]));
+    let (fallen, log) =
+        outcome(&analyze(&study, "auto", Some(device), &[("TRIAGED_SHIM_FAIL", &format!("{launches}:214"))]));
     assert!(log.contains("engine cuda is out until the next start"), "{log}");
     assert!(fallen["engine"].as_str().unwrap().starts_with("cpu"), "{fallen}");
     close(&fallen, &cpu);

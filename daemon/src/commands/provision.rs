@@ -43,9 +43,9 @@ pub struct Args {
     /// The models' folder; by default the configuration's, or the one that was installed with the binary.
     #[arg(long, value_name = "DIR")]
     zoo: Option<PathBuf>,
-    /// Number of the GPU.
-    #[arg(long, default_value_t = 0)]
-    gpu: usize,
+    /// Number of the GPU; by default the configuration's, or 0.
+    #[arg(long)]
+    gpu: Option<usize>,
     /// Run on this DLA core (Orin, Xavier) what it can run. A DLA takes layers of fixed sizes only, so all of it may run on the GPU.
     #[arg(long, value_name = "CORE")]
     dla: Option<u32>,
@@ -68,20 +68,24 @@ fn provision(args: &Args) -> Result<(), (u8, String)> {
     let zoo_dir = args.zoo.clone().or_else(|| config.as_ref().and_then(|config| config.engine.zoo.clone()));
     let zoo =
         Zoo::open(&zoo_dir.unwrap_or_else(default_zoo_dir)).map_err(|error| (USAGE, error.to_string()))?;
+    // As the daemon will look for them.
+    let engine = config.as_ref().map(|config| config.engine.clone()).unwrap_or_default();
+    let gpu = args.gpu.unwrap_or(engine.gpu);
+    let library_dir = args.tensorrt_dir.clone().or(engine.tensorrt_dir);
+    let dla = args.dla.or(engine.dla);
     let plan_dir = args.engine_dir.clone().unwrap_or_else(|| {
         config.as_ref().map_or_else(|| PathBuf::from(PLAN_DIR), |config| config.storage.dir.join("plans"))
     });
     // The card first: without one TensorRT is of no use, and some of its calls misbehave.
-    let device = Device::open(args.gpu, MEMORY_MAX).map_err(|error| match error {
+    let device = Device::open(gpu, MEMORY_MAX).map_err(|error| match error {
         DeviceError::NoKernels { .. } => (FAILED, error.to_string()),
         error => (NO_GPU, error.to_string()),
     })?;
     let (major, minor) = device.compute_capability();
-    println!("GPU {}: {}, compute capability {major}.{minor}", args.gpu, device.name());
-    let library =
-        Library::find(args.tensorrt_dir.as_deref()).map_err(|error| (NO_TENSORRT, error.to_string()))?;
+    println!("GPU {gpu}: {}, compute capability {major}.{minor}", device.name());
+    let library = Library::find(library_dir.as_deref()).map_err(|error| (NO_TENSORRT, error.to_string()))?;
     println!("{} ({})", library.version(), library.path().display());
-    let options = Options { library_dir: args.tensorrt_dir.clone(), plan_dir, dla: args.dla };
+    let options = Options { library_dir, plan_dir, dla };
     engine::tensorrt::provision(&zoo, &device, &library, &options, &mut tell).map_err(|error| {
         let code = if matches!(error, TensorRtError::NoBuilder { .. }) { NO_TENSORRT } else { FAILED };
         (code, error.to_string())

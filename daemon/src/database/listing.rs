@@ -22,17 +22,25 @@ CREATE TABLE listing (
     -- The place in the triage order: see `Rank`.
     rank            INTEGER NOT NULL DEFAULT 3,
     severity        REAL NOT NULL DEFAULT 0,
-    -- Of an alert, which every flagged revision is.
+    -- The revision whose flag nobody has acknowledged, and since when somebody should: whatever later revisions say. NULL: there is none.
+    alert_revision  INTEGER,
+    alert_ms        INTEGER,
+    escalated_ms    INTEGER,
+    -- Of the last flag that was acknowledged.
     acknowledged_ms INTEGER,
-    acknowledged_by TEXT,
-    escalated_ms    INTEGER
+    acknowledged_by TEXT
 );
 CREATE INDEX listing_by_arrival ON listing (arrived_ms);
-CREATE INDEX listing_alerts ON listing (outcome_ms) WHERE rank <= 1 AND acknowledged_ms IS NULL;
+CREATE INDEX listing_alerts ON listing (alert_ms) WHERE alert_revision IS NOT NULL;
+CREATE INDEX studies_open ON studies (id) WHERE state <> 'done';
+CREATE INDEX outcomes_by_time ON outcomes (at_ms);
+CREATE INDEX outbox_accepted ON outbox (destination, accepted_ms);
 INSERT INTO listing (study_id, arrived_ms) SELECT id, arrived_ms FROM studies;
 UPDATE listing SET (revision, outcome, outcome_ms) =
-    (SELECT o.revision, o.outcome, o.at_ms FROM outcomes o WHERE o.study_id = listing.study_id
-     ORDER BY o.revision DESC LIMIT 1);
+    (SELECT o.revision, o.outcome, o.at_ms FROM outcomes o JOIN studies s ON s.id = o.study_id
+     WHERE o.study_id = listing.study_id
+     -- What was found before the images were deleted stands against too little that came later.
+     ORDER BY s.images_deleted = 2 AND json_extract(o.outcome, '$.outcome') = 'not_evaluated', o.revision DESC LIMIT 1);
 -- What was flagged before there was a screen was told to others, and alerts nobody now.
 UPDATE listing SET
     rank = CASE json_extract(outcome, '$.outcome') WHEN 'flagged' THEN 1 WHEN 'not_evaluated' THEN 2
@@ -106,6 +114,8 @@ pub struct Subject {
 pub struct View {
     /// The place in the triage order.
     pub rank: Option<Rank>,
+    /// Whether a flag is an alert: where there is a screen.
+    pub alerts: bool,
     /// The coronal picture, a PNG file.
     pub picture: Vec<u8>,
     /// SOP Instance UIDs of the evaluated series, head to feet.
@@ -133,8 +143,10 @@ pub struct Listed {
     pub outcome: Option<String>,
     /// When it was written.
     pub outcome_ms: Option<i64>,
-    /// Whether it is flagged.
+    /// Whether its last outcome is flagged.
     pub flagged: bool,
+    /// The revision whose flag nobody has acknowledged; the last outcome may be another one.
+    pub alert: Option<u32>,
     /// Who acknowledged the alert, and when; the name is empty where it was flagged before there was a screen.
     pub acknowledged: Option<(String, i64)>,
     /// When nobody had acknowledged it for too long.
@@ -142,11 +154,6 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Whether it is an alert that nobody has acknowledged.
-    pub fn alerts(&self) -> bool {
-        self.flagged && self.acknowledged.is_none()
-    }
-
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let rank: i64 = row.get("rank")?;
         let acknowledged_ms: Option<i64> = row.get("acknowledged_ms")?;
@@ -167,6 +174,7 @@ impl Listed {
             outcome: row.get("outcome")?,
             outcome_ms: row.get("outcome_ms")?,
             flagged: rank <= Rank::Flagged as i64,
+            alert: row.get("alert_revision")?,
             acknowledged: acknowledged_ms.map(|at_ms| (by.unwrap_or_default(), at_ms)),
             escalated_ms: row.get("escalated_ms")?,
         })
@@ -184,10 +192,10 @@ pub enum Period {
 }
 
 impl Period {
-    fn bounds(self) -> (i64, i64, bool) {
+    fn parts(self) -> (&'static str, i64, i64) {
         match self {
-            Self::Since(from) => (from, i64::MAX, true),
-            Self::Between(from, to) => (from, to, false),
+            Self::Since(from) => (SINCE, from, i64::MAX),
+            Self::Between(from, to) => (BETWEEN, from, to),
         }
     }
 }
@@ -206,11 +214,13 @@ const LAST_ONES: i64 = 20;
 
 const COLUMNS: &str = "l.*, s.study_uid, s.state";
 
-/// `?1`, `?2`: from and to; `?3`: with what is open.
-const CHOSEN: &str = "listing l JOIN studies s ON s.id = l.study_id
-    WHERE l.arrived_ms >= ?1 AND l.arrived_ms < ?2
-       OR ?3 AND (s.state <> 'done' OR l.rank <= 1 AND l.acknowledged_ms IS NULL
-                  OR l.study_id > (SELECT MAX(study_id) FROM listing) - ?4)";
+/// The studies of a list, from their indexes. `?1`, `?2`: from and to; `?3`: however many.
+const SINCE: &str = "listing l JOIN studies s ON s.id = l.study_id WHERE l.study_id IN (
+        SELECT study_id FROM listing WHERE arrived_ms >= ?1 AND arrived_ms < ?2
+        UNION SELECT id FROM studies WHERE state <> 'done'
+        UNION SELECT study_id FROM listing WHERE alert_revision IS NOT NULL
+        UNION SELECT study_id FROM listing WHERE study_id > (SELECT MAX(study_id) FROM listing) - ?3)";
+const BETWEEN: &str = "listing l JOIN studies s ON s.id = l.study_id WHERE l.arrived_ms >= ?1 AND l.arrived_ms < ?2 AND ?3 = ?3";
 
 impl Database {
     /// Notes whose study is being received.
@@ -235,24 +245,27 @@ impl Database {
         count: usize,
     ) -> Result<Vec<Listed>, DatabaseError> {
         let order = match order {
-            // A study that is received again may lose its place, and must not sink meanwhile.
-            Order::Triage => "iif(l.rank > 3 AND s.state <> 'done', 3, l.rank), l.severity DESC, l.study_id",
+            // A study that is received again may lose its place, and must not sink meanwhile; nor may one whose flag nobody has seen.
+            Order::Triage => {
+                "CASE WHEN l.alert_revision IS NOT NULL THEN MIN(l.rank, 1)
+                      WHEN s.state <> 'done' THEN MIN(l.rank, 3) ELSE l.rank END, l.severity DESC, l.study_id"
+            }
             Order::Arrival => "l.study_id DESC",
         };
-        let (from, to, open) = period.bounds();
+        let (chosen, from, to) = period.parts();
         let connection = self.lock();
         let mut statement = connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM {CHOSEN} ORDER BY {order} LIMIT ?5 OFFSET ?6"))?;
-        let rows = statement
-            .query_map(params![from, to, open, LAST_ONES, count as i64, first as i64], Listed::read)?;
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM {chosen} ORDER BY {order} LIMIT ?4 OFFSET ?5"))?;
+        let rows =
+            statement.query_map(params![from, to, LAST_ONES, count as i64, first as i64], Listed::read)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// How many studies a list has.
     pub fn listed_count(&self, period: Period) -> Result<usize, DatabaseError> {
-        let (from, to, open) = period.bounds();
-        let sql = format!("SELECT COUNT(*) FROM {CHOSEN}");
-        let count: i64 = self.lock().query_row(&sql, params![from, to, open, LAST_ONES], |row| row.get(0))?;
+        let (chosen, from, to) = period.parts();
+        let sql = format!("SELECT COUNT(*) FROM {chosen}");
+        let count: i64 = self.lock().query_row(&sql, params![from, to, LAST_ONES], |row| row.get(0))?;
         Ok(count as usize)
     }
 
@@ -269,7 +282,7 @@ impl Database {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM listing l JOIN studies s ON s.id = l.study_id
-             WHERE l.rank <= 1 AND l.acknowledged_ms IS NULL ORDER BY l.rank, l.severity DESC, l.study_id LIMIT ?1"
+             WHERE l.alert_revision IS NOT NULL ORDER BY l.rank, l.severity DESC, l.study_id LIMIT ?1"
         ))?;
         let rows = statement.query_map([count as i64], Listed::read)?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -278,13 +291,13 @@ impl Database {
     /// How many alerts nobody has acknowledged, and how many of them for too long.
     pub fn alert_counts(&self) -> Result<(u32, u32), DatabaseError> {
         Ok(self.lock().query_row(
-            "SELECT COUNT(*), COUNT(escalated_ms) FROM listing WHERE rank <= 1 AND acknowledged_ms IS NULL",
+            "SELECT COUNT(*), COUNT(escalated_ms) FROM listing WHERE alert_revision IS NOT NULL",
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?)
     }
 
-    /// Notes who acknowledged the alert of a revision; `false` if it is no alert any more: somebody was faster, or a later revision is.
+    /// Notes who acknowledged the alert of a revision; `false` if it is none any more: somebody was faster, or a later revision is flagged, too.
     pub fn acknowledge(
         &self,
         key: StudyKey,
@@ -295,17 +308,16 @@ impl Database {
         let mut connection = self.lock();
         let transaction = connection.transaction()?;
         let changed = transaction.execute(
-            "UPDATE listing SET acknowledged_ms = ?4, acknowledged_by = ?3
-             WHERE study_id = ?1 AND revision = ?2 AND rank <= 1 AND acknowledged_ms IS NULL",
+            "INSERT INTO acknowledgements (study_id, revision, by, at_ms, after_ms)
+             SELECT study_id, alert_revision, ?3, ?4, ?4 - alert_ms FROM listing
+             WHERE study_id = ?1 AND alert_revision = ?2",
             params![key.0, revision, by, now_ms],
         )?;
-        if changed == 1 {
-            transaction.execute(
-                "INSERT INTO acknowledgements (study_id, revision, by, at_ms, after_ms)
-                 SELECT study_id, revision, ?2, ?3, ?3 - outcome_ms FROM listing WHERE study_id = ?1",
-                params![key.0, by, now_ms],
-            )?;
-        }
+        transaction.execute(
+            "UPDATE listing SET acknowledged_ms = ?4, acknowledged_by = ?3, alert_revision = NULL, alert_ms = NULL,
+                 escalated_ms = NULL WHERE study_id = ?1 AND alert_revision = ?2",
+            params![key.0, revision, by, now_ms],
+        )?;
         transaction.commit()?;
         Ok(changed == 1)
     }
@@ -328,8 +340,8 @@ impl Database {
         let due = {
             let mut statement = transaction.prepare_cached(
                 "UPDATE listing SET escalated_ms = ?2
-                 WHERE rank <= 1 AND acknowledged_ms IS NULL AND escalated_ms IS NULL
-                     AND (outcome_ms <= ?1 OR outcome_ms > ?2 + 60000)
+                 WHERE alert_revision IS NOT NULL AND escalated_ms IS NULL
+                     AND (alert_ms <= ?1 OR alert_ms > ?2 + 60000)
                  RETURNING study_id, (SELECT study_uid FROM studies WHERE id = study_id)",
             )?;
             let rows =
@@ -362,12 +374,22 @@ impl Database {
         Ok(unpacked.optional()?)
     }
 
-    /// Deletes the pictures of studies that were done before `done_before_ms`.
-    pub fn delete_views(&self, done_before_ms: i64) -> Result<usize, DatabaseError> {
-        Ok(self.lock().execute(
-            "DELETE FROM views WHERE study_id IN (SELECT id FROM studies WHERE state = 'done' AND done_ms < ?1)",
+    /// Deletes the pictures of studies that were done before `done_before_ms`, and whose they were; not of an alert that waits.
+    pub fn delete_views(&self, done_before_ms: i64) -> Result<(), DatabaseError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        let old = "study_id IN (SELECT id FROM studies WHERE state = 'done' AND done_ms < ?1)
+            AND study_id NOT IN (SELECT study_id FROM listing WHERE alert_revision IS NOT NULL)";
+        transaction.execute(&format!("DELETE FROM views WHERE {old}"), [done_before_ms])?;
+        transaction.execute(
+            &format!(
+                "UPDATE listing SET patient_name = '', patient_id = '', birth_date = '', accession = '', description = ''
+                 WHERE (patient_name <> '' OR patient_id <> '' OR accession <> '') AND {old}"
+            ),
             [done_before_ms],
-        )?)
+        )?;
+        transaction.commit()?;
+        Ok(())
     }
 
     /// Times from the last slice to the outcome of the studies that had theirs since `since_ms`, in milliseconds.
@@ -403,11 +425,17 @@ pub(super) fn show(
         [key.0],
     )?;
     transaction.execute(
-        "UPDATE listing SET revision = ?2, outcome = ?3, outcome_ms = ?4, rank = ?5, severity = ?6,
-             acknowledged_ms = NULL, acknowledged_by = NULL, escalated_ms = NULL
-         WHERE study_id = ?1",
+        "UPDATE listing SET revision = ?2, outcome = ?3, outcome_ms = ?4, rank = ?5, severity = ?6 WHERE study_id = ?1",
         params![key.0, revision, text, now_ms, rank as i64, severity],
     )?;
+    if rank <= Rank::Flagged && view.alerts {
+        // An alert that nobody has acknowledged goes on; its time stays.
+        transaction.execute(
+            "UPDATE listing SET alert_revision = ?2, alert_ms = COALESCE(alert_ms, ?3), acknowledged_ms = NULL,
+                 acknowledged_by = NULL WHERE study_id = ?1",
+            params![key.0, revision, now_ms],
+        )?;
+    }
     let (lesions, lesions_bytes) =
         view.lesions.as_ref().map_or((None, None), |l| (Some(&l.bytes), l.unpacked_bytes));
     transaction.execute(

@@ -46,7 +46,8 @@ impl Box {
 
     fn end(&self, key: StudyKey, study: &StudyUid, verdict: Verdict, now_ms: i64) {
         let outcome = outcome(study, verdict);
-        let view = View { rank: Some(Rank::of(&outcome, 0.5)), picture: vec![7], ..View::default() };
+        let rank = Some(Rank::of(&outcome, 0.5));
+        let view = View { rank, alerts: true, picture: vec![7], ..View::default() };
         let reception = self.database.evaluate(key).unwrap();
         let revision = self.database.next_revision(key).unwrap();
         self.database.finish(reception, revision, &outcome, &[], Some(&view), now_ms).unwrap();
@@ -111,13 +112,13 @@ fn an_alert_ends_with_one_name_and_a_new_revision_is_a_new_alert() {
     assert!(all.database.acknowledge(key, 1, "4711", 20).unwrap());
     assert!(!all.database.acknowledge(key, 1, "0815", 21).unwrap(), "somebody was faster");
     let study = all.database.listed_one(key).unwrap().unwrap();
-    assert_eq!((study.alerts(), study.acknowledged), (false, Some(("4711".into(), 20))));
+    assert_eq!((study.alert, study.acknowledged), (None, Some(("4711".into(), 20))));
     // A late slice.
     let uid = StudyUid::new("1.1").unwrap();
     all.database.receive(&uid, 30).unwrap();
     assert_eq!(all.database.listed_one(key).unwrap().unwrap().revision, Some(1), "the result so far stands");
     all.end(key, &uid, Verdict::Flagged(findings(0.9, 0.5)), 40);
-    assert_eq!(all.database.alerts(9).unwrap()[0].revision, Some(2));
+    assert_eq!(all.database.alerts(9).unwrap()[0].alert, Some(2));
     assert!(all.database.acknowledge(key, 2, "0815", 50).unwrap());
     let history = [(1, "4711".into(), 20), (2, "0815".into(), 50)];
     assert_eq!(all.database.acknowledgements(key).unwrap(), history);
@@ -145,8 +146,47 @@ fn an_outcome_that_does_not_stand_changes_nothing_on_the_screen() {
     let reception = all.database.evaluate(key).unwrap();
     let nothing = outcome(&uid, Verdict::NotEvaluated(NotEvaluated::NoCt));
     all.database.finish(reception, 2, &nothing, &[], None, 40).unwrap();
-    assert!(all.database.listed_one(key).unwrap().unwrap().alerts());
+    assert_eq!(all.database.listed_one(key).unwrap().unwrap().alert, Some(1));
     assert_eq!(all.database.picture(key).unwrap(), Some(vec![7]));
     all.database.delete_views(50).unwrap();
+    assert_eq!(all.database.picture(key).unwrap(), Some(vec![7]), "nobody has acknowledged it");
+    all.database.acknowledge(key, 1, "4711", 60).unwrap();
+    all.database.delete_views(50).unwrap();
     assert_eq!(all.database.picture(key).unwrap(), None);
+    assert_eq!(all.database.listed_one(key).unwrap().unwrap().subject, Subject::default());
+}
+
+#[test]
+fn a_later_revision_without_a_flag_ends_no_alert() {
+    let all = Box::new();
+    let key = all.study("1.1", 1, flagged(0.9, 0.3));
+    all.study("1.2", 2, flagged(0.9, 0.2));
+    let uid = StudyUid::new("1.1").unwrap();
+    for (revision, verdict) in
+        [(2, Verdict::NotEvaluated(NotEvaluated::NoCt)), (3, Verdict::NotFlagged(findings(0.1, 0.0)))]
+    {
+        all.database.receive(&uid, 30).unwrap();
+        all.end(key, &uid, verdict, 40);
+        let study = all.database.listed_one(key).unwrap().unwrap();
+        assert_eq!((study.revision, study.alert, study.flagged), (Some(revision), Some(1), false));
+        assert_eq!(all.database.alert_counts().unwrap().0, 2);
+        assert!(
+            all.names(Period::Since(0), Order::Triage)[..2].contains(&"1.1".to_owned()),
+            "it does not sink"
+        );
+    }
+    assert_eq!(all.database.escalate(11, 50).unwrap().len(), 1, "since the first revision");
+    assert!(all.database.acknowledge(key, 1, "4711", 60).unwrap());
+    assert_eq!(all.database.alert_counts().unwrap(), (1, 0));
+}
+
+#[test]
+fn without_a_screen_a_flag_alerts_nobody() {
+    let all = Box::new();
+    let key = all.study("1.1", 1, None);
+    let outcome = outcome(&StudyUid::new("1.1").unwrap(), flagged(0.9, 0.3).unwrap());
+    let reception = all.database.evaluate(key).unwrap();
+    all.database.finish(reception, 1, &outcome, &[], Some(&View::default()), 9).unwrap();
+    assert_eq!(all.database.alert_counts().unwrap(), (0, 0));
+    assert!(all.database.listed_one(key).unwrap().unwrap().flagged);
 }

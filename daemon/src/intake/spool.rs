@@ -285,11 +285,15 @@ impl Spool {
         Ok(paths)
     }
 
-    /// The files of those instances of a study that are there, in the order of `sop_instances`.
-    pub fn files_of(&self, key: StudyKey, sop_instances: &[String]) -> Result<Vec<PathBuf>, SpoolError> {
+    /// The files of a study's instances, `None` for each that is not there.
+    pub fn files_of(
+        &self,
+        key: StudyKey,
+        sop_instances: &[String],
+    ) -> Result<Vec<Option<PathBuf>>, SpoolError> {
         let filed: HashMap<String, PathBuf> =
             self.instances(key)?.into_iter().filter_map(|path| Some((hash_of(&path)?, path))).collect();
-        Ok(sop_instances.iter().filter_map(|uid| filed.get(&instance_hash(uid)).cloned()).collect())
+        Ok(sop_instances.iter().map(|uid| filed.get(&instance_hash(uid)).cloned()).collect())
     }
 
     /// Those of `sop_instances` that are filed, with the SOP class that they were stored as. A file that is shorter than its

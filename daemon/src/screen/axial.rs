@@ -3,18 +3,22 @@
 //! Owns window, outline and PNG. The outline is drawn only where the site allows it: see `ResultSettings::lesion_outlines`.
 use super::App;
 use super::page::{PageError, Visitor};
+use crate::audit::{self, Action};
 use crate::database::StudyKey;
 use crate::instance::{self, Instance, StoredSlice};
 use axum::Extension;
 use axum::extract::{Path, Query, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
 
 /// Studies whose files and lesions are remembered: a mask of 300 slices of 512² is 10 MiB.
 const STUDIES_MAX: usize = 3;
+/// Slices that are drawn at a time.
+const TURNS_MAX: usize = 2;
 /// Windows in Hounsfield units (centre, width), as radiology's presets have them.
 const LUNG: (f32, f32) = (-600.0, 1500.0);
 const SOFT: (f32, f32) = (40.0, 400.0);
@@ -28,17 +32,27 @@ pub struct Asked {
     window: String,
     #[serde(default)]
     outlines: bool,
+    revision: Option<u32>,
 }
 
 /// Files and lesions of the studies that were looked at last.
-#[derive(Default)]
-pub struct Cache(Mutex<Vec<Arc<Known>>>);
+pub struct Cache {
+    known: Mutex<Vec<Arc<Known>>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { known: Mutex::default(), turns: Arc::new(Semaphore::new(TURNS_MAX)) }
+    }
+}
 
 struct Known {
     key: StudyKey,
+    subject: audit::Subject,
     revision: u32,
     /// Head to feet.
-    files: Vec<PathBuf>,
+    files: Vec<Option<PathBuf>>,
     lesions: Option<Vec<u8>>,
 }
 
@@ -49,10 +63,19 @@ pub async fn slice(
     Path((key, index)): Path<(i64, usize)>,
     Query(asked): Query<Asked>,
 ) -> Response {
+    // The processor is for the evaluation: who scrolls fast asks again.
+    let Ok(turn) = Arc::clone(&app.axial.turns).try_acquire_owned() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
     app.make(visitor, move |app, visitor| {
+        let _held = turn;
         app.viewer(visitor, &format!("/study/{key}"))?;
         let known = app.known(StudyKey(key))?;
-        let path = known.files.get(index).ok_or(PageError::NotFound)?;
+        app.note(visitor.who(), Action::View(known.subject.clone()));
+        if asked.revision.is_some_and(|revision| revision != known.revision) {
+            return Ok(StatusCode::CONFLICT.into_response());
+        }
+        let path = known.files.get(index).and_then(Option::as_ref).ok_or(PageError::NotFound)?;
         let read = Instance::read(path).and_then(|instance| instance::read_pixels(&instance));
         let slice = read.map_err(|error| PageError::Inside(error.to_string()))?;
         let window = if asked.window == "soft" { SOFT } else { LUNG };
@@ -68,7 +91,7 @@ impl App {
     fn known(&self, key: StudyKey) -> Result<Arc<Known>, PageError> {
         let study = self.database.listed_one(key)?.ok_or(PageError::NotFound)?;
         let revision = study.revision.unwrap_or_default();
-        let lock = || self.axial.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.axial.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().iter().find(|known| (known.key, known.revision) == (key, revision)) {
             return Ok(Arc::clone(known));
         }
@@ -77,7 +100,8 @@ impl App {
             self.spool.files_of(key, &slices).map_err(|error| PageError::Inside(error.to_string()))?;
         let lesions =
             if self.config.results.lesion_outlines { self.database.view_lesions(key)? } else { None };
-        let known = Arc::new(Known { key, revision, files, lesions });
+        let subject = super::study_page::subject(&study);
+        let known = Arc::new(Known { key, subject, revision, files, lesions });
         let mut all = lock();
         if all.len() == STUDIES_MAX {
             all.remove(0);

@@ -18,7 +18,7 @@ const PAGE: usize = 50;
 /// Studies in the order of arrival beside it.
 const ARRIVALS: usize = 25;
 /// Alerts that the banner names; the others are counted.
-const NAMED: usize = 3;
+const NAMED: usize = 5;
 
 /// Which part of the list.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -94,6 +94,7 @@ pub async fn part(
 ) -> Response {
     app.make(visitor, move |app, visitor| {
         app.viewer(visitor, "/")?;
+        app.note(visitor.who(), Action::ViewList);
         Ok(app.list_part(&asked.chosen())?.into_response())
     })
     .await
@@ -103,6 +104,8 @@ pub async fn part(
 pub async fn alerts(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
     app.make(visitor, |app, visitor| -> Paged {
         app.viewer(visitor, "/")?;
+        // It names patients, on every page.
+        app.note(visitor.who(), Action::ViewList);
         Ok(app.alert_banner(visitor).into_response())
     })
     .await
@@ -153,10 +156,10 @@ impl App {
                         (self.table(&studies))
                         @if pages > 1 {
                             nav.pages {
-                                @if page > 1 { a href=(chosen.link(chosen.day, page - 1)) { (self.t("page_previous")) } }
+                                @if page > 1 { a #page-previous href=(chosen.link(chosen.day, page - 1)) { (self.t("page_previous")) } }
                                 span { (self.t("page")) " " (page) " " (self.t("page_of")) " " (pages) " (" (count) " "
                                     (self.t("studies_in_all")) ")" }
-                                @if page < pages { a href=(chosen.link(chosen.day, page + 1)) { (self.t("page_next")) } }
+                                @if page < pages { a #page-next href=(chosen.link(chosen.day, page + 1)) { (self.t("page_next")) } }
                             }
                         }
                     }
@@ -251,13 +254,17 @@ impl App {
     /// Who acknowledged a flagged study, or that nobody has.
     fn acknowledged(&self, study: &Listed) -> Markup {
         html! {
+            @if let (Some(alert), false) = (study.alert, study.flagged) {
+                strong.open { (self.t("was_flagged")) " " (alert) ". " (self.t("not_acknowledged")) }
+            }
             @match &study.acknowledged {
                 _ if !study.flagged => {}
                 Some((by, _)) if by.is_empty() => { span.hint { (self.t("acknowledged_before")) } }
                 Some((by, at)) => {
                     span.acknowledged { "✓ " bdi { (by) } " " (self.t("acknowledged_at")) " " (self.time(*at)) }
                 }
-                None => { strong.open { (self.t("not_acknowledged")) } }
+                None if study.alert.is_some() => { strong.open { (self.t("not_acknowledged")) } }
+                None => {}
             }
         }
     }
@@ -267,7 +274,7 @@ impl App {
         html! {
             li class=(state.class) {
                 time { (self.time(study.arrived_ms)) }
-                " " a href={ "/study/" (study.key.0) } { bdi { (self.patient_text(&study.subject)) } }
+                " " a id={ "arrival-" (study.key.0) } href={ "/study/" (study.key.0) } { bdi { (self.patient_text(&study.subject)) } }
                 " " span.word { span.sign aria-hidden="true" { (state.sign()) } " " (state.word) }
             }
         }
@@ -301,12 +308,13 @@ impl App {
 
     fn alert(&self, study: &Listed, visitor: &Visitor) -> Markup {
         let line = Line::of(study).unwrap_or_default();
-        let revision = study.revision.unwrap_or_default();
+        let revision = study.alert.unwrap_or_default();
         let action = format!("/study/{}/acknowledge", study.key.0);
         html! {
             li {
                 span.who { (self.patient(&study.subject)) }
                 @if let Some(category) = &line.category { span.category { (category) } }
+                @if !study.flagged { span { (self.t("was_flagged")) " " (revision) } }
                 time { (self.time(study.arrived_ms)) }
                 a.button id={ "open-" (study.key.0) } href={ "/study/" (study.key.0) } { (self.t("open_study")) }
                 @match &visitor.session {

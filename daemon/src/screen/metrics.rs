@@ -9,7 +9,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engine::EngineState;
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// `GET /health`: 200 and `ok`, or 503 and what is wrong, a line each.
 pub async fn health(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
@@ -45,13 +46,30 @@ pub async fn health(State(app): State<Arc<App>>, Extension(visitor): Extension<V
 /// `GET /metrics`: the text format, version 0.0.4.
 pub async fn metrics(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
     app.make(visitor, |app, _| {
-        let text = app.metrics()?;
+        let text = app.cached_metrics()?;
         Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
     })
     .await
 }
 
+/// How long an answer stands: who asks more often reads no more.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The last answer.
+#[derive(Default)]
+pub struct Cache(Mutex<Option<(Instant, String)>>);
+
 impl App {
+    fn cached_metrics(&self) -> Result<String, PageError> {
+        let mut last = self.metrics.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return Ok(text.clone());
+        }
+        let text = self.metrics()?;
+        *last = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+
     fn metrics(&self) -> Result<String, PageError> {
         let mut out = Metrics::default();
         let [receiving, waiting, analysing] = self.board.counts();

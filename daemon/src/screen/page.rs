@@ -131,7 +131,10 @@ impl App {
                     link rel="stylesheet" href="/assets/style.css";
                     link rel="icon" href="/assets/icon.svg";
                     script src="/assets/screen.js" defer {}
-                    noscript { meta http-equiv="refresh" content="10"; }
+                    // Not under a form that somebody fills.
+                    @if matches!(title, "list_title" | "study_title" | "box_title") {
+                        noscript { meta http-equiv="refresh" content="10"; }
+                    }
                 }
                 body data-sound[self.screen.sound] {
                     a.skip href="#main" { (self.t("skip")) }
@@ -139,7 +142,8 @@ impl App {
                         (self.navigation(visitor))
                         @if visitor.may_view {
                             div #alerts data-part="/part/alerts" { (self.alert_banner(visitor)) }
-                            div #stale role="alert" hidden {
+                            // Seen after some seconds, unless the script has found that it is in touch.
+                            div #stale role="alert" {
                                 strong { (self.t("stale")) " " span #stale-since {} }
                                 p { (self.t("stale_hint")) }
                             }
@@ -240,6 +244,12 @@ fn asks_for_loopback(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Whether another server passed the request on: then nobody sits at this box. Those that say nothing must be configured to
+/// (`view_without_login = "nobody"`).
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
+}
+
 /// Knows the visitor, before any page is made.
 pub async fn guard(
     State(app): State<Arc<App>>,
@@ -249,20 +259,29 @@ pub async fn guard(
 ) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let mut response = if changes && !is_from_here(request.headers()) {
-        StatusCode::FORBIDDEN.into_response()
+        (StatusCode::FORBIDDEN, app.t("error_forbidden").to_owned()).into_response()
     } else {
         let known = Arc::clone(&app);
         let token = token(&app, request.headers());
-        let loopback = peer.ip().to_canonical().is_loopback() && asks_for_loopback(request.headers());
+        let loopback = peer.ip().to_canonical().is_loopback()
+            && asks_for_loopback(request.headers())
+            && !is_forwarded(request.headers());
         // What a page does by itself keeps no session alive that nobody uses.
         let path = request.uri().path();
-        let by_itself = path.starts_with("/part/") || path == "/events";
+        let by_itself =
+            path.starts_with("/part/") || path.ends_with(".png") || matches!(path, "/events" | "/beat");
         let look = move || visitor(&known, peer.ip().to_canonical(), token, loopback, by_itself);
         let visitor = tokio::task::spawn_blocking(look).await;
         match visitor {
             Ok(Ok(visitor)) => {
                 request.extensions_mut().insert(visitor);
-                next.run(request).await
+                if changes {
+                    // A form that never ends.
+                    let answer = tokio::time::timeout(super::REQUEST_PATIENCE, next.run(request)).await;
+                    answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+                } else {
+                    next.run(request).await
+                }
             }
             Ok(Err(error)) => {
                 error!("sessions can't be read: {error}");
@@ -289,7 +308,8 @@ const HEADERS: [(&str, &str); 7] = [
     ),
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
-    ("referrer-policy", "no-referrer"),
+    // Not "no-referrer": with it browsers do not say where a form comes from (`Origin: null`).
+    ("referrer-policy", "same-origin"),
     ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
     // Patients stay out of the browser's disk.

@@ -46,7 +46,9 @@ pub async fn part(
 ) -> Response {
     app.make(visitor, move |app, visitor| {
         app.viewer(visitor, &format!("/study/{key}"))?;
-        Ok(app.study_part(&app.study(key)?)?.into_response())
+        let study = app.study(key)?;
+        app.note(visitor.who(), Action::View(subject(&study)));
+        Ok(app.study_part(&study)?.into_response())
     })
     .await
 }
@@ -59,6 +61,7 @@ pub async fn picture(
 ) -> Response {
     app.make(visitor, move |app, visitor| {
         app.viewer(visitor, &format!("/study/{key}"))?;
+        app.note(visitor.who(), Action::View(subject(&app.study(key)?)));
         let picture = app.database.picture(StudyKey(key))?.filter(|png| !png.is_empty());
         let png = picture.ok_or(PageError::NotFound)?;
         Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
@@ -75,7 +78,7 @@ pub async fn acknowledge_form(
     app.make(visitor, move |app, visitor| {
         app.viewer(visitor, &format!("/study/{key}"))?;
         let study = app.study(key)?;
-        if !study.alerts() {
+        if study.alert.is_none() {
             return Ok(Redirect::to(&format!("/study/{key}")).into_response());
         }
         app.note(visitor.who(), Action::View(subject(&study)));
@@ -106,6 +109,7 @@ pub async fn acknowledge(
     Form(form): Form<Acknowledgement>,
 ) -> Response {
     app.make(visitor, move |app, visitor| {
+        app.viewer(visitor, &format!("/study/{key}/acknowledge"))?;
         let study = app.study(key)?;
         // With a name in the form it is that person's word, whoever is logged in at this browser.
         let (by, entered) = match &visitor.session {
@@ -124,7 +128,13 @@ pub async fn acknowledge(
                 }
             },
         };
-        let done = app.database.acknowledge(study.key, form.revision, &by, now_ms())?;
+        let done = app.writer.acknowledge(study.key, form.revision, &by, now_ms())?;
+        if done {
+            log::info!("study {} revision {}: acknowledged", study.study_uid, form.revision);
+            let who = Who { user: Some(by), peer: Some(visitor.peer) };
+            app.note(who, Action::Acknowledge(subject(&study)));
+            app.board.changed();
+        }
         if let Some(token) = entered {
             // The name was asked for this one word: a workstation that many share stays nobody's.
             app.access.logout(&token, visitor.peer, now_ms())?;
@@ -138,17 +148,13 @@ pub async fn acknowledge(
             let page = app.frame(visitor, "acknowledge_title", body);
             return Ok((StatusCode::CONFLICT, page).into_response());
         }
-        log::info!("study {} revision {}: acknowledged", study.study_uid, form.revision);
-        let who = Who { user: Some(by), peer: Some(visitor.peer) };
-        app.note(who, Action::Acknowledge(subject(&study)));
-        app.board.changed();
         Ok(Redirect::to("/").into_response())
     })
     .await
 }
 
 /// Whose study it is, for the audit trail.
-fn subject(study: &Listed) -> audit::Subject {
+pub fn subject(study: &Listed) -> audit::Subject {
     let patient_id = Some(study.subject.patient_id.clone()).filter(|id| !id.is_empty());
     audit::Subject { study_uid: study.study_uid.clone(), patient_id }
 }
@@ -173,9 +179,11 @@ impl App {
                 " " span.hint { (state.hint) }
             }
             p.whose { (self.patient(&study.subject)) }
-            p.facts {
-                @if !study.subject.accession.is_empty() { bdi { (study.subject.accession) } " · " }
-                @if !study.subject.description.is_empty() { bdi { (study.subject.description) } " · " }
+            p.facts data-revision=(revision) {
+                @if self.shows_patients() {
+                    @if !study.subject.accession.is_empty() { bdi { (study.subject.accession) } " · " }
+                    @if !study.subject.description.is_empty() { bdi { (study.subject.description) } " · " }
+                }
                 (self.t("column_arrival")) " " (self.time(study.arrived_ms))
                 @if revision > 1 { " · " (self.t("revision")) " " (revision) }
                 @if let Some(again) = &state.again { " · " strong.again { (again) } }
@@ -240,8 +248,8 @@ impl App {
 
     fn acknowledgement(&self, study: &Listed, history: &[(u32, String, i64)]) -> Markup {
         html! {
-            @if study.alerts() {
-                p { a.button.primary href={ "/study/" (study.key.0) "/acknowledge" } { (self.t("acknowledge")) } }
+            @if study.alert.is_some() {
+                p { a.button.primary #acknowledge href={ "/study/" (study.key.0) "/acknowledge" } { (self.t("acknowledge")) } }
             }
             @if !history.is_empty() {
                 h3 { (self.t("history_title")) }
@@ -345,7 +353,7 @@ impl App {
             h1 { (self.t("acknowledge_title")) }
             p.whose { (self.patient(&study.subject)) " " @if let Some(category) = &line.category { span.category { (category) } } }
             form.login method="post" action={ "/study/" (study.key.0) "/acknowledge" } {
-                input type="hidden" name="revision" value=(study.revision.unwrap_or_default());
+                input type="hidden" name="revision" value=(study.alert.unwrap_or_default());
                 @if let Some(session) = &visitor.session {
                     (csrf(session))
                     button.primary type="submit" { (self.t("acknowledge_as")) " " bdi { (session.user.name) } }

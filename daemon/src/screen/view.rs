@@ -119,6 +119,11 @@ impl App {
         }
     }
 
+    /// Whether more than the accession number may be shown.
+    pub fn shows_patients(&self) -> bool {
+        self.screen.patient != Patient::None
+    }
+
     /// A time of today, or day and time.
     pub fn time(&self, ms: i64) -> String {
         let Some(time) = local(ms) else { return "?".to_owned() };
@@ -146,6 +151,16 @@ impl App {
             };
             let again = again.then(|| self.t("state_again").to_owned());
             return State { class, word: self.t(word).to_owned(), hint, again, percent: None };
+        }
+        if study.outcome.is_some() {
+            // An outcome that this version can't read.
+            let (class, word) = if study.flagged {
+                ("flagged", "state_flagged")
+            } else {
+                ("not-evaluated", "state_not_evaluated")
+            };
+            let (word, hint) = (self.t(word).to_owned(), self.t("error_inside").to_owned());
+            return State { class, word, hint, again: None, percent: None };
         }
         let (class, word, hint, percent) = match live {
             Some(Live::Receiving(n)) => {

@@ -1,6 +1,6 @@
 //! The networks on our own CUDA kernels: no library but the driver.
 //!
-//! Owns: the loaded networks, and each lane's arena, plans and graphs. Never does: the rest of a study; [`gpu`](crate::gpu) does.
+//! Owns: the loaded networks, and each lane's arena, plans and graphs. Never does: the rest of a study; `gpu` does.
 //!
 //! ```text
 //! file ─ graph ─▶ layers ─ lower ─▶ kernels, weights on the device ┐

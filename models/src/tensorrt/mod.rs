@@ -1,10 +1,10 @@
 //! TensorRT, bound in Rust alone: no headers, no C++, nothing at link time.
 //!
 //! Owns: the library and its versions, plans (built, cached, run), the networks of the `tensorrt` engine. Never does: the rest of a study on a
-//! GPU ([`gpu`](crate::gpu)), or anything when there is no library or no GPU but say so.
+//! GPU (`gpu`), or anything when there is no library or no GPU but say so.
 //!
 //! TensorRT has a C++ interface only, but its objects cross the library's boundary as tables of virtual functions and its entry points are C. So
-//! the binding is a table of places a major version ([`slots`]), checked in tests against C++ classes that a compiler lays out, and against the
+//! the binding is a table of places a major version (`slots`), checked in tests against C++ classes that a compiler lays out, and against the
 //! real TensorRT-RTX. Versions: 8.5, 8.6, 10, 11, RTX from 1.5; any other is refused.
 //!
 //! ```text

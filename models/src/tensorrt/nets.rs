@@ -159,9 +159,10 @@ impl Nets {
         if !fits || rows.min(columns) < least || rows.max(columns) > most {
             // Not the input's fault: the next engine takes larger ones.
             let batch = loaded.batch_max;
-            return Err(self.failed(&format!(
+            let what = format!(
                 "{slices} slices of {rows} x {columns}; its plan takes 1 to {batch} of {least} to {most} a side"
-            )));
+            );
+            return Err(EngineError::Unsuited { engine: NAME, what });
         }
         let pixels = slices * rows * columns;
         let mut addresses = vec![(&loaded.input, planes, pixels * 4)];

@@ -6,76 +6,119 @@
   const streams = byId('alerts') !== null;
   // Three beats of the server: then what is shown may be old.
   const SILENCE_MS = 10_000;
+  const PATIENCE_MS = 8_000;
 
   // --- Contact -----------------------------------------------------------------------------------------------------
-  let heard = performance.now();
+  // Current is a page that shows what the box announced, and has heard of it lately.
+  let current = performance.now();
   let lastTime = new Date().toLocaleTimeString();
-  let version = null;
+  let announced = null; // The version that the box has.
+  let shown = null; // The version that this page shows.
   let source = null;
   let alerts = 0;
   let escalated = 0;
 
+  function heard(now) {
+    if (byId('clock')) byId('clock').textContent = now.time;
+    // Counts that could not be read are no zero.
+    if (now.alerts === null) return;
+    if (now.alerts > alerts) sounded = -Infinity;
+    alerts = now.alerts;
+    escalated = now.escalated;
+    document.title = document.title.replace(/^\(\d+\) /, '');
+    if (alerts > 0) document.title = `(${alerts}) ${document.title}`;
+    announced = now.version;
+    if (announced !== shown) { refresh(); return; }
+    current = performance.now();
+    lastTime = now.time;
+  }
+
   function connect() {
     if (source) source.close();
-    source = new EventSource('/events');
-    source.onmessage = (message) => {
-      const now = JSON.parse(message.data);
-      heard = performance.now();
-      lastTime = now.time;
-      if (byId('clock')) byId('clock').textContent = now.time;
-      // Counts that could not be read are no zero.
-      if (now.alerts !== null) { alerts = now.alerts; escalated = now.escalated; }
-      document.title = document.title.replace(/^\(\d+\) /, '');
-      if (alerts > 0) document.title = `(${alerts}) ${document.title}`;
-      if (now.version !== version) { version = now.version; refresh(); }
-    };
-    source.onerror = () => {
+    source = null;
+    // Browsers open six connections to a host: pages that nobody looks at ask now and then instead of holding one.
+    if (document.hidden) return;
+    const made = new EventSource('/events');
+    source = made;
+    made.onmessage = (message) => heard(JSON.parse(message.data));
+    made.onerror = () => {
       // A refusal (a restart, a session that ended) closes it for good: the browser does not come back by itself.
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2_000);
+      if (made.readyState === EventSource.CLOSED) setTimeout(() => { if (source === made) { ask(); connect(); } }, 2_000);
     };
   }
 
+  async function ask() {
+    try {
+      const response = await fetch('/beat', { credentials: 'same-origin', signal: AbortSignal.timeout(PATIENCE_MS) });
+      if (response.status === 401) { location.reload(); return; }
+      if (response.ok) heard(await response.json());
+    } catch { /* The watch says so. */ }
+  }
+
   function watch() {
-    const stale = performance.now() - heard > SILENCE_MS;
+    const silence = performance.now() - current;
+    const stale = silence > SILENCE_MS;
+    byId('stale').classList.add('known');
     byId('stale').hidden = !stale;
     byId('stale-since').textContent = stale ? lastTime : '';
     document.body.classList.toggle('is-stale', stale);
     // A connection that died without a word.
-    if (performance.now() - heard > 3 * SILENCE_MS) { heard = performance.now() - 2 * SILENCE_MS; connect(); }
+    if (silence > 3 * SILENCE_MS && !document.hidden && performance.now() - connected > 2 * SILENCE_MS) {
+      connected = performance.now();
+      connect();
+    }
   }
+  let connected = performance.now();
 
   // --- Parts that change -------------------------------------------------------------------------------------------
   let refreshing = false;
-  let again = false;
+  let held = false; // A button is being pressed: what it belongs to must not be replaced under it.
 
   async function refresh() {
-    if (refreshing) { again = true; return; }
+    if (refreshing || held) return;
     refreshing = true;
+    const version = announced;
+    let whole = true;
     try {
-      for (const element of document.querySelectorAll('[data-part]')) await load(element);
+      for (const element of document.querySelectorAll('[data-part]')) whole = (await load(element)) && whole;
     } finally {
       refreshing = false;
-      if (again) { again = false; refresh(); }
     }
+    if (!whole) return; // The next beat tries again.
+    shown = version;
+    current = performance.now();
+    if (byId('clock') && byId('clock').textContent) lastTime = byId('clock').textContent;
+    if (announced !== shown) refresh();
   }
 
+  /// Whether the part is as the box has it.
   async function load(element) {
-    let response;
+    let text;
     try {
-      response = await fetch(element.dataset.part, { credentials: 'same-origin', redirect: 'manual' });
+      const response = await fetch(element.dataset.part,
+        { credentials: 'same-origin', redirect: 'manual', signal: AbortSignal.timeout(PATIENCE_MS) });
+      if (response.type === 'opaqueredirect') { location.reload(); return false; }
+      if (!response.ok) return false;
+      text = await response.text();
     } catch {
-      return; // The watch says so.
+      return false;
     }
-    if (response.type === 'opaqueredirect') { location.reload(); return; }
-    if (!response.ok) { version = null; return; }
-    const text = await response.text();
-    if (element.dataset.shown === text) return;
+    if (element.dataset.shown === text) return true;
     element.dataset.shown = text;
     // Who works with the keyboard stays where they are.
     const focused = element.contains(document.activeElement) ? document.activeElement.id : null;
     element.innerHTML = text;
     if (focused && byId(focused)) byId(focused).focus({ preventScroll: true });
+    // The slices are another revision's now.
+    const revision = element.querySelector('[data-revision]');
+    if (revision && byId('slices') && revision.dataset.revision !== openedRevision) location.reload();
+    return true;
   }
+  const firstRevision = document.querySelector('#live [data-revision]');
+  const openedRevision = firstRevision ? firstRevision.dataset.revision : null;
+
+  for (const kind of ['pointerup', 'pointercancel']) document.addEventListener(kind, () => { held = false; });
+  document.addEventListener('pointerdown', () => { held = true; setTimeout(() => { held = false; }, 2_000); });
 
   // --- Sound -------------------------------------------------------------------------------------------------------
   const button = byId('sound');
@@ -147,6 +190,7 @@
     const kept = new Map(); // URL → promise of a blob's URL, the oldest first
     const KEPT_MAX = 80;
     let wheel = 0;
+    let asking = 0; // Grows with every slice that is wanted: who scrolls fast sees the last one.
 
     const windowName = () => viewer.querySelector('input[name="window"]:checked').value;
     const outlines = () => Boolean(byId('outlines') && byId('outlines').checked);
@@ -170,14 +214,27 @@
 
     async function show() {
       const index = Number(position.value);
+      const turn = ++asking;
       byId('slice-number').textContent = index + 1;
       position.setAttribute('aria-valuetext', `${index + 1} / ${slices}`);
-      try {
-        const made = await fetched(index);
-        // Somebody who scrolls fast sees the last one.
-        if (Number(position.value) === index) image.src = made;
-        for (const next of [index + 1, index - 1, index + 2, index - 2]) if (next >= 0 && next < slices) fetched(next).catch(() => {});
-      } catch { /* The slice before stays, and the number says which was asked for. */ image.removeAttribute('src'); }
+      // Others' slices are drawn, too: a few tries, as long as nobody wants another one.
+      for (let tries = 0; tries < 20 && turn === asking; tries += 1) {
+        try {
+          const made = await fetched(index);
+          if (turn !== asking) return;
+          image.src = made;
+          image.alt = byId('slice-number').textContent;
+          for (const next of [index + 1, index - 1, index + 2]) {
+            if (turn === asking && next >= 0 && next < slices) await fetched(next).catch(() => {});
+          }
+          return;
+        } catch (status) {
+          if (status !== 503) break;
+          await new Promise((done) => setTimeout(done, 100));
+        }
+      }
+      // No slice is better than another one's picture beside this number.
+      if (turn === asking) image.removeAttribute('src');
     }
 
     function move(by) {
@@ -207,7 +264,10 @@
 
   if (streams) {
     connect();
+    ask();
     setInterval(watch, 500);
+    setInterval(() => { if (document.hidden) ask(); }, 3_000);
+    document.addEventListener('visibilitychange', () => { connect(); ask(); });
     prepareSound();
   }
   prepareViewer();
