@@ -4,6 +4,7 @@ Each page lives in a browser context of its own, as another workstation's would.
 """
 import json
 import sys
+import time
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
@@ -61,7 +62,12 @@ class Browser:
         return self.pages[page].evaluate(script)
 
     def until(self, page, script):
-        self.pages[page].wait_for_function(script)
+        # Not wait_for_function: it evaluates in the page, which its content security policy forbids.
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while not self.pages[page].evaluate(script):
+            if time.monotonic() > deadline:
+                raise TimeoutError(script)
+            self.pages[page].wait_for_timeout(50)
 
     def picture(self, page, path):
         self.pages[page].screenshot(path=path)

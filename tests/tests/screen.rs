@@ -85,6 +85,13 @@ fn a_study_appears_alerts_and_is_acknowledged_in_all_browsers() {
         browser.until(page, "document.title.startsWith('(1) ')");
     }
     browser.picture("desk", "alert.png");
+    browser.eval("desk", "(document.body.style.minHeight = '5000px', window.scrollTo(0, 4000))");
+    let top = "document.querySelector('.alert .count').getBoundingClientRect().top";
+    assert!(
+        (0.0..400.0).contains(&browser.eval("desk", top).as_f64().unwrap()),
+        "it is seen wherever one has scrolled to"
+    );
+    browser.eval("desk", "(document.body.style.minHeight = '', window.scrollTo(0, 0))");
     assert_eq!(browser.faults("desk"), Vec::<serde_json::Value>::new());
 
     // A wrong password is refused, and the alert stays.
@@ -180,11 +187,15 @@ fn a_page_says_that_it_is_old_and_recovers_when_the_daemon_is_back() {
     browser.wait_gone("desk", "#stale");
     // Without a reload it shows what came meanwhile.
     let database = Connection::open(dir.path().join("storage/triaged.db")).unwrap();
-    insert(&database, 1, "Late^Arrival", 0);
+    insert(&database, 1, "Late^Arrival", now_ms());
     drop(database);
     daemon.kill();
     let _daemon = Daemon::start(dir.path(), &settings);
     browser.wait("desk", "tr .name", "Late, Arrival");
+}
+
+fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
 /// A finished study, flagged every tenth time and acknowledged.
@@ -264,7 +275,7 @@ fn nobody_changes_anything_without_a_login_nor_from_elsewhere() {
         "content-security-policy: default-src 'none'",
         "x-content-type-options: nosniff",
         "cache-control: no-store",
-        "referrer-policy: no-referrer",
+        "referrer-policy: same-origin",
         "x-frame-options: deny",
     ] {
         assert!(head.contains(header), "{header} is not in {head}");
@@ -296,6 +307,19 @@ fn nobody_changes_anything_without_a_login_nor_from_elsewhere() {
     assert!(raw.contains("location: /"), "{raw}");
     assert_eq!(post(port, "/users", "", "action=remove&name=Chief").0, 303, "to the login");
     assert_eq!(post(port, "/study/1/acknowledge", "", "revision=1").0, 404);
+    // From elsewhere not even whether there is such a study, whatever is posted.
+    let form = "revision=1&name=x&password=y";
+    let elsewhere = format!(
+        "POST /study/1/acknowledge HTTP/1.1\r\nHost: box.hospital\r\nConnection: close\r\nContent-Type: \
+         application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    assert_eq!(http(port, &elsewhere).0, 303);
+    for forwarded in ["X-Forwarded-For: 10.0.0.9", "Via: 1.1 proxy"] {
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n{forwarded}\r\n\r\n");
+        assert_eq!(http(port, &request).0, 303, "{forwarded}: nobody sits at this box");
+    }
     // Guessing becomes slow, and says so.
     let guesses: Vec<(u16, String)> = (0..12)
         .map(|_| post(port, "/login", "", "name=chief&password=guess+guess+guess"))
