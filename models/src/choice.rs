@@ -14,6 +14,9 @@ use crate::limits::THREADS_MAX;
 use crate::zoo::Zoo;
 use crate::{cuda, tensorrt};
 
+/// Where plans are unless a configuration says otherwise. Never the working folder: what lies there may be anybody's.
+pub const PLAN_DIR: &str = "/var/lib/triaged/plans";
+
 /// Callers that a GPU's engine serves at once: one uploads while another computes, and no more fit a small GPU's memory.
 const GPU_LANES_MAX: usize = 4;
 
@@ -69,9 +72,10 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The first GPU with at most 2 GiB of its memory, TensorRT where the system has it, plans in the working folder.
+    /// The first GPU with at most 2 GiB of its memory, TensorRT where the system has it, plans where `triaged provision` leaves them.
     pub fn new(choice: Choice, threads: usize) -> Self {
-        let tensorrt = tensorrt::Options { plan_dir: PathBuf::from("plans"), ..tensorrt::Options::default() };
+        let tensorrt =
+            tensorrt::Options { plan_dir: PathBuf::from(PLAN_DIR), ..tensorrt::Options::default() };
         Self {
             choice,
             threads: threads.clamp(1, THREADS_MAX),

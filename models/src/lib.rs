@@ -27,7 +27,7 @@ pub mod zoo;
 pub use analysis::{Analysis, AnalysisError, Analyzer, Box3, SpacingMm, Timings};
 pub use backend::{Backend, EngineError, Plane};
 pub use card::{CardError, ModelCard, Task};
-pub use choice::{Choice, Setup};
+pub use choice::{Choice, PLAN_DIR, Setup};
 pub use engines::{EngineState, EngineStatus, Engines};
 pub use job::{Pixels, SourceSlice};
 pub use labels::LabelVolume;

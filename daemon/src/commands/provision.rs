@@ -12,13 +12,11 @@
 //! | 4 | no TensorRT, or one that can't build |
 use crate::config::Config;
 use engine::tensorrt::{Library, Options, Step, TensorRtError};
-use engine::{Zoo, default_zoo_dir};
+use engine::{PLAN_DIR, Zoo, default_zoo_dir};
 use kernels::device::{Device, DeviceError};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Where plans are without a configuration and without `--engine-dir`.
-const PLAN_DIR: &str = "/var/lib/triaged/plans";
 /// The device object allocates nothing while plans are built; TensorRT takes what it needs itself.
 const MEMORY_MAX: u64 = 64 << 20;
 

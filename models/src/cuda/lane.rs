@@ -96,7 +96,12 @@ impl Lane {
                 Ok(graph) => run.graph = Some(graph),
                 Err(error) if error.is_lost() => return Err(error.into()),
                 // The same launches are made one by one, and say what is wrong if it was not the capture.
-                Err(_) => self.direct = true,
+                Err(error) => {
+                    log::warn!(
+                        "engine cuda: no CUDA graphs in this lane, which costs time and nothing else: {error}"
+                    );
+                    self.direct = true;
+                }
             }
         }
         match &run.graph {

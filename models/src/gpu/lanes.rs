@@ -2,16 +2,17 @@
 //!
 //! Owns: how many there are at most, and that one whose work failed is never lent again. Never does: know what a lane is.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Up to `max` lanes, made when they are first needed.
 pub(super) struct Lanes<L> {
-    max: usize,
     state: Mutex<State<L>>,
     returned: Condvar,
 }
 
 struct State<L> {
+    /// Fewer, once the device had no room for one more.
+    max: usize,
     free: Vec<L>,
     lent: usize,
 }
@@ -24,41 +25,56 @@ struct Lent<'a, L> {
 
 impl<L> Lanes<L> {
     pub(super) fn new(max: usize) -> Self {
-        let state = State { free: Vec::new(), lent: 0 };
-        Self { max: max.max(1), state: Mutex::new(state), returned: Condvar::new() }
+        let state = State { max: max.max(1), free: Vec::new(), lent: 0 };
+        Self { state: Mutex::new(state), returned: Condvar::new() }
     }
 
     /// Lends a lane to `work`: the one returned last, a new one, or, if there are enough, the next one that is returned.
     /// After an error or a panic the lane is dropped: what its device was told to do is not known.
     pub(super) fn with<T, E>(
         &self,
-        make: impl FnOnce() -> Result<L, E>,
+        make: impl Fn() -> Result<L, E>,
         work: impl FnOnce(&mut L) -> Result<T, E>,
     ) -> Result<T, E> {
-        // Counts and whole lanes: valid after any panic.
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let none = |state: &mut State<L>| state.free.is_empty() && state.lent >= self.max;
-        let mut state = self.returned.wait_while(state, none).unwrap_or_else(PoisonError::into_inner);
-        state.lent += 1;
-        let lane = state.free.pop();
-        drop(state);
-        // From here on the guard counts it as returned, whatever happens.
-        let mut lent = Lent { lanes: self, lane };
-        let mut lane = match lent.lane.take() {
-            Some(lane) => lane,
-            None => make()?,
-        };
-        let result = work(&mut lane);
-        if result.is_ok() {
-            lent.lane = Some(lane);
+        loop {
+            let none = |state: &mut State<L>| state.free.is_empty() && state.lent >= state.max;
+            let mut state =
+                self.returned.wait_while(self.lock(), none).unwrap_or_else(PoisonError::into_inner);
+            state.lent += 1;
+            let lane = state.free.pop();
+            drop(state);
+            // From here on the guard counts it as returned, whatever happens.
+            let mut lent = Lent { lanes: self, lane };
+            let mut lane = match lent.lane.take().map_or_else(&make, Ok) {
+                Ok(lane) => lane,
+                Err(error) => {
+                    let mut state = self.lock();
+                    let others = state.lent - 1 + state.free.len();
+                    if others == 0 {
+                        return Err(error);
+                    }
+                    // The device has no room for one more: there are as many as there are, and this caller waits for one of them.
+                    state.max = others;
+                    continue;
+                }
+            };
+            let result = work(&mut lane);
+            if result.is_ok() {
+                lent.lane = Some(lane);
+            }
+            return result;
         }
-        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<L>> {
+        // Counts and whole lanes: valid after any panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<L> Drop for Lent<'_, L> {
     fn drop(&mut self) {
-        let mut state = self.lanes.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lanes.lock();
         state.lent -= 1;
         state.free.extend(self.lane.take());
         drop(state);
@@ -90,6 +106,29 @@ mod tests {
         let lanes = Lanes::<usize>::new(1);
         assert_eq!(lanes.with(|| Err(5), |_| Ok(())), Err(5));
         assert_eq!(lanes.with(|| Ok::<_, i32>(7), |lane| Ok(*lane)), Ok(7));
+    }
+
+    #[test]
+    fn a_caller_for_whom_there_is_no_room_waits_for_a_lane_that_exists() {
+        let lanes = Lanes::new(4);
+        let made = AtomicUsize::new(0);
+        // The device has room for one.
+        let make = || if made.fetch_add(1, Ordering::SeqCst) == 0 { Ok(1) } else { Err("out of memory") };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut done = 0;
+                        for _ in 0..10 {
+                            done += usize::from(lanes.with(make, |_| Ok(std::thread::yield_now())).is_ok());
+                        }
+                        done
+                    })
+                })
+                .collect();
+            let done: usize = workers.into_iter().map(|worker| worker.join().expect("nothing panics")).sum();
+            assert_eq!(done, 40);
+        });
     }
 
     #[test]

@@ -86,7 +86,8 @@ pub fn build(library: &Arc<Library>, recipe: &Recipe<'_>) -> Result<Built, Tenso
     let (config, cache) = build.config()?;
     let plan = build.run(&network, &config)?;
     let timings = build.timings(&config);
-    drop((cache, config, parsed));
+    // The configuration refers to the cache.
+    drop((config, cache, parsed));
     Ok(Built { plan, timings, layers })
 }
 

@@ -152,7 +152,8 @@ impl Plans {
 
     /// Writes a file beside the old one, then puts it in its place.
     fn replace(&self, path: &Path, parts: &[&[u8]]) -> Result<(), PlanError> {
-        let new = path.with_extension("new");
+        // Two programs may build at once: each has a file of its own.
+        let new = path.with_extension(format!("{}.new", std::process::id()));
         let write = || {
             fs::create_dir_all(&self.dir)?;
             let mut file = File::create(&new)?;
