@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::tensorrt::{Flavour, Library, Network, Range, Recipe, TensorRtError, build};
 use engine::zoo::Zoo;
@@ -28,6 +28,9 @@ fn root() -> PathBuf {
 
 /// Builds, and says what came of it.
 fn built(library: &Arc<Library>, network: &Network, capability: Option<u32>) -> usize {
+    // RTX 1.7 keeps the target of a build in one place for the process: two at once for different ones fail.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // A patch of the 3-D U-Net takes more than a slice.
     let built = build(library, &Recipe { capability, workspace_bytes: 2 << 30, ..network.recipe() }).unwrap();
     let (bytes, layers) = (built.plan.len(), built.layers);
