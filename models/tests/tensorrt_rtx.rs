@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::tensorrt::{Flavour, Library, Network, Range, Recipe, TensorRtError, build};
 use engine::zoo::Zoo;
@@ -22,15 +22,19 @@ fn library() -> Option<Arc<Library>> {
     Some(Library::find(Some(Path::new(&dir))).unwrap())
 }
 
+/// RTX 1.7 keeps the target of a build in one place for the process: two at once for different ones fail.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
 
 /// Builds, and says what came of it.
 fn built(library: &Arc<Library>, network: &Network, capability: Option<u32>) -> usize {
-    // RTX 1.7 keeps the target of a build in one place for the process: two at once for different ones fail.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _held = one_at_a_time();
     // A patch of the 3-D U-Net takes more than a slice.
     let built = build(library, &Recipe { capability, workspace_bytes: 2 << 30, ..network.recipe() }).unwrap();
     let (bytes, layers) = (built.plan.len(), built.layers);
@@ -126,6 +130,7 @@ fn what_it_does_not_take_is_an_error_with_its_own_words() {
     let Some(library) = library() else { return };
     let zoo = Zoo::open(&root().join("tests/tiny")).unwrap();
     let [lungs, _] = Network::of_zoo(&zoo, &library).unwrap();
+    let _held = one_at_a_time();
     let fails = |recipe: &Recipe| build(&library, recipe).unwrap_err();
     let error = fails(&Recipe { onnx: b"no model", ..lungs.recipe() });
     assert!(matches!(error, TensorRtError::Parse { .. }), "{error}");
