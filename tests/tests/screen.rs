@@ -147,6 +147,7 @@ fn a_study_appears_alerts_and_is_acknowledged_in_all_browsers() {
     browser.click("desk", "button[value=add]");
     browser.wait("desk", "[role=status]", "Done");
     assert_eq!(browser.text("desk", "tbody th").len(), 3);
+    browser.picture("desk", "users.png");
     assert_eq!(browser.faults("desk"), Vec::<serde_json::Value>::new());
     browser.click("desk", "form[action='/logout'] button");
     browser.wait("desk", "nav a[href='/login']", "Log in");
