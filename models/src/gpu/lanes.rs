@@ -120,7 +120,11 @@ mod tests {
                     scope.spawn(|| {
                         let mut done = 0;
                         for _ in 0..10 {
-                            done += usize::from(lanes.with(make, |_| Ok(std::thread::yield_now())).is_ok());
+                            let work = |_: &mut i32| {
+                                std::thread::yield_now();
+                                Ok(())
+                            };
+                            done += usize::from(lanes.with(make, work).is_ok());
                         }
                         done
                     })
