@@ -379,8 +379,9 @@ impl Evaluator {
     fn evaluate(&self, job: &Job) -> anyhow::Result<()> {
         self.watchers.tell(Notice::Complete(job.study.clone(), job.completed, job.instances.len()));
         let attempts = self.database.begin_attempt(job.reception.key)?;
-        if attempts > 1 {
-            let why = "an evaluation ended the daemon, and is tried again without this engine";
+        // The last try goes without foreign code; one before may have ended with the power.
+        if attempts >= ATTEMPTS_MAX {
+            let why = "evaluations ended the daemon, and the last try goes without this engine";
             self.analyzer.engines().leave_only_the_last(why);
         }
         let mut finished = if attempts > ATTEMPTS_MAX {

@@ -10,6 +10,10 @@ pub mod provision;
 pub mod run;
 pub mod users;
 
+use crate::config::Config;
+use crate::database::Database;
+use anyhow::{Context, bail};
+use std::path::Path;
 use study::{Outcome, Verdict};
 
 /// An outcome in words, for people.
@@ -36,4 +40,21 @@ pub fn describe(outcome: &Outcome) -> String {
         text += &format!("  {} version {}, engine {}\n", f.method, f.model_version, f.engine);
     }
     text + "  not for diagnostic use"
+}
+
+/// The daemon's configuration, and its database, which it may have open.
+fn beside_the_daemon(file: Option<&Path>) -> anyhow::Result<(Config, Database)> {
+    let file = file.context("--config FILE is missing: the daemon's configuration")?;
+    let config = Config::load(file)?;
+    let path = config.storage.dir.join("triaged.db");
+    if !path.exists() {
+        bail!(
+            "there is no {}: the daemon has not run with {} yet, or as another user",
+            path.display(),
+            file.display()
+        );
+    }
+    let database = Database::open_beside_the_daemon(&path)
+        .with_context(|| format!("{}; run this as the daemon's user", path.display()))?;
+    Ok((config, database))
 }

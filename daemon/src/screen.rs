@@ -126,7 +126,7 @@ impl Server {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let Parts { reader, database, spool, board, analyzer, trail, recent } = parts;
-        let code = config.storage.dir.join("setup-code");
+        let code = config.storage.setup_code();
         let access = Access::new(Arc::clone(&database), code, Arc::clone(&trail))?;
         if access.setup_code()?.is_some() {
             let code = access.setup_code_path();

@@ -5,7 +5,7 @@
 use crate::config::Config;
 use crate::database::{Database, Entry, Selection};
 use crate::intake::now_ms;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,18 +53,7 @@ struct Which {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let file = args.config.as_deref().context("--config FILE is missing: the daemon's configuration")?;
-    let config = Config::load(file)?;
-    let path = config.storage.dir.join("triaged.db");
-    if !path.exists() {
-        bail!(
-            "there is no {}: the daemon has not run with {} yet, or as another user",
-            path.display(),
-            file.display()
-        );
-    }
-    let database = Database::open_beside_the_daemon(&path)
-        .with_context(|| format!("{}; run this as the daemon's user", path.display()))?;
+    let (config, database) = super::beside_the_daemon(args.config.as_deref())?;
     match &args.action {
         Action::List { all, json } => list(&database, &config, *all, *json),
         Action::Retry(which) => {

@@ -5,8 +5,6 @@
 //! which everybody on the machine could read.
 use crate::access::{Access, Role};
 use crate::audit::{Trail, Who};
-use crate::config::Config;
-use crate::database::Database;
 use crate::intake::now_ms;
 use anyhow::{Context, bail};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
@@ -56,18 +54,7 @@ enum Action {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let file = args.config.as_deref().context("--config FILE is missing: the daemon's configuration")?;
-    let config = Config::load(file)?;
-    let path = config.storage.dir.join("triaged.db");
-    if !path.exists() {
-        bail!(
-            "there is no {}: the daemon has not run with {} yet, or as another user",
-            path.display(),
-            file.display()
-        );
-    }
-    let database = Database::open_beside_the_daemon(&path)
-        .with_context(|| format!("{}; run this as the daemon's user", path.display()))?;
+    let (config, database) = super::beside_the_daemon(args.config.as_deref())?;
     let database = Arc::new(database);
     // The daemon sends what is taken down here.
     let (trail, _) = Trail::new(Arc::clone(&database), config.audit.syslog.is_some());

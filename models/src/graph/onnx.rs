@@ -6,7 +6,7 @@
 //! Field numbers are those of `onnx.proto`, IR version 8; later versions added fields only.
 
 mod tensor;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::HashMap;
 

@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::graph::onnx::wire::{cut, varint};
 use crate::graph::onnx::{OnnxError, widen};
 
 /// `TensorProto.DataType`.
@@ -363,24 +364,6 @@ fn fields(message: &[u8]) -> Result<Vec<Field<'_>>, OnnxError> {
 fn texts(fields: &[Field], number: u64) -> Vec<String> {
     let of = fields.iter().filter(|field| field.number == number);
     of.map(|field| String::from_utf8_lossy(field.bytes).into_owned()).collect()
-}
-
-fn cut<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], OnnxError> {
-    let (head, tail) = bytes.split_at_checked(len).ok_or(OnnxError::Short { left: bytes.len() })?;
-    *bytes = tail;
-    Ok(head)
-}
-
-fn varint(bytes: &mut &[u8]) -> Result<u64, OnnxError> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = cut(bytes, 1)?[0];
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(value);
-        }
-    }
-    Err(OnnxError::Short { left: bytes.len() })
 }
 
 fn push_varint(out: &mut Vec<u8>, mut value: u64) {

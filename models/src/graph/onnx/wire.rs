@@ -87,13 +87,15 @@ pub(super) fn fields<'a>(
     Ok(())
 }
 
-fn cut<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], OnnxError> {
+/// The first `len` bytes; the others are left.
+pub(crate) fn cut<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], OnnxError> {
     let (head, tail) = bytes.split_at_checked(len).ok_or(OnnxError::Short { left: bytes.len() })?;
     *bytes = tail;
     Ok(head)
 }
 
-fn varint(bytes: &mut &[u8]) -> Result<u64, OnnxError> {
+/// A number of variable length.
+pub(crate) fn varint(bytes: &mut &[u8]) -> Result<u64, OnnxError> {
     let mut value = 0;
     // 64 bits in groups of 7.
     for shift in (0..64).step_by(7) {
