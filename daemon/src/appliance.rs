@@ -18,6 +18,7 @@ use crate::intake::{Intake, now_ms};
 use crate::janitor::{self, Janitor};
 use crate::outbox;
 use crate::pipeline::{Finished, Pipeline, Progress};
+use crate::pulse::{self, Beat, Late, Pulse};
 use crate::queue::Queue;
 use crate::screen::board::Board;
 use crate::screen::{self, Recent};
@@ -102,6 +103,8 @@ pub struct Appliance {
     stop_janitor: Sender<()>,
     screen: Option<screen::Server>,
     trail: Arc<audit::Trail>,
+    pulse: Pulse,
+    board: Arc<Board>,
     /// Released when the appliance is gone, and its outbox, which may outlive it.
     _lock: Arc<File>,
 }
@@ -130,7 +133,7 @@ pub fn analyzer(zoo: Option<&std::path::Path>, setup: &Setup) -> anyhow::Result<
 /// The same for the daemon. Drivers and TensorRT are foreign code, whose crash ends the process: one that did so at the last start is not opened
 /// again, so that the box receives and evaluates on its processor until an engineer has looked.
 fn guarded_analyzer(config: &Config, threads: usize) -> anyhow::Result<Arc<Analyzer>> {
-    let trying = config.storage.dir.join("engine.trying");
+    let trying = trying(&config.storage.dir);
     let mut setup = config.engines(threads);
     if trying.exists() {
         error!(
@@ -150,6 +153,11 @@ fn guarded_analyzer(config: &Config, threads: usize) -> anyhow::Result<Arc<Analy
     opened
 }
 
+/// The file that is there while foreign code is opened.
+pub fn trying(storage: &std::path::Path) -> std::path::PathBuf {
+    storage.join("engine.trying")
+}
+
 /// Threads to use: as configured, else one a core.
 pub fn threads(configured: Option<usize>) -> usize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -162,7 +170,9 @@ impl Appliance {
         std::fs::create_dir_all(&config.storage.dir)
             .with_context(|| format!("storage.dir {}", config.storage.dir.display()))?;
         let analyzer = guarded_analyzer(config, threads)?;
-        let pipeline = Pipeline::new(Arc::clone(&analyzer), config.policy, threads)?;
+        let pulse = Pulse::default();
+        let evaluates = pulse.beat("evaluator", pulse::STAGE);
+        let pipeline = Pipeline::with_beat(Arc::clone(&analyzer), config.policy, threads, evaluates.clone())?;
         let lock = Arc::new(lock(&config.storage.dir)?);
         let tls = config.tls.as_ref().map(tls::Identity::load).transpose()?;
         let database = Arc::new(Database::open(&config.storage.dir.join("triaged.db"))?);
@@ -183,7 +193,7 @@ impl Appliance {
             tls: tls.as_ref().map(|tls| Arc::clone(&tls.client)),
         };
         let watchers = Watchers { notices, board: Arc::default() };
-        let mut outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &watchers)?;
+        let mut outbox = start_outbox(config, &sender, &database, &intake, &lock, &wakes, &watchers, &pulse)?;
 
         let jobs = Arc::new(Queue::default());
         let (urgencies, asking) = services::ask(config, tls.as_ref())?;
@@ -199,6 +209,7 @@ impl Appliance {
             installation: database.installation()?,
             wakes: Arc::clone(&wakes),
             watchers: watchers.clone(),
+            beat: evaluates,
         };
         threads.push(critical("evaluator", move || evaluator.run())?);
         // Without room: what is handed over is begun at once, or not at all.
@@ -222,6 +233,7 @@ impl Appliance {
             early,
             urgencies,
             board: Arc::clone(&watchers.board),
+            beat: pulse.beat("assembler", pulse::TURN),
             assemblies: Default::default(),
         };
         threads.push(critical("assembler", move || driver.run(&assembler_events))?);
@@ -250,6 +262,7 @@ impl Appliance {
         trail.record(&audit::Event::of_the_daemon(audit::Action::Start));
         // A connection of its own: what a browser reads must not make the intake wait.
         let reader = Arc::new(Database::open_beside_the_daemon(&config.storage.dir.join("triaged.db"))?);
+        let board = Arc::clone(&watchers.board);
         let parts = screen::Parts {
             reader,
             database: Arc::clone(&database),
@@ -264,17 +277,44 @@ impl Appliance {
         let mut listening = Listening::default();
         if let Some(listener) = plain {
             let (address, intake) = (listener.local_addr()?, Arc::clone(&intake));
-            threads.push(critical("listener", move || Ok(intake.listen(&listener, None)?))?);
+            let beat = pulse.beat("listener", pulse::TURN);
+            threads.push(critical("listener", move || Ok(intake.listen(&listener, None, &beat)?))?);
             info!("listening as {} on {address}", config.dicom.ae_title);
             listening.plain = Some(address);
         }
         if let (Some(listener), Some(tls)) = (encrypted, tls) {
             let (address, intake) = (listener.local_addr()?, Arc::clone(&intake));
-            threads.push(critical("listener", move || Ok(intake.listen(&listener, Some(&tls.server))?))?);
+            let beat = pulse.beat("listener with TLS", pulse::TURN);
+            threads.push(critical("listener", move || {
+                Ok(intake.listen(&listener, Some(&tls.server), &beat)?)
+            })?);
             info!("listening as {} on {address} with TLS", config.dicom.ae_title);
             listening.tls = Some(address);
         }
-        Ok(Self { listening, intake, threads, outbox, wakes, stop_janitor, screen, trail, _lock: lock })
+        Ok(Self {
+            listening,
+            intake,
+            threads,
+            outbox,
+            wakes,
+            stop_janitor,
+            screen,
+            trail,
+            pulse,
+            board,
+            _lock: lock,
+        })
+    }
+
+    /// The thread that has not turned for too long, if there is one.
+    pub fn late(&self) -> Option<Late> {
+        self.pulse.late()
+    }
+
+    /// What it is doing, in one line.
+    pub fn describe(&self) -> String {
+        let [receiving, waiting, analysing] = self.board.counts();
+        format!("studies: {receiving} received, {waiting} waiting, {analysing} analysed now")
     }
 
     /// Where the screen is, if there is one.
@@ -322,6 +362,7 @@ fn critical(
     })
 }
 
+#[expect(clippy::too_many_arguments, reason = "what the threads share, each for itself")]
 fn start_outbox(
     config: &Config,
     sender: &outbox::Sender,
@@ -330,6 +371,7 @@ fn start_outbox(
     lock: &Arc<File>,
     wakes: &Arc<Mutex<Vec<Sender<()>>>>,
     watchers: &Watchers,
+    pulse: &Pulse,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
     for destination in config.destinations.clone() {
@@ -338,9 +380,10 @@ fn start_outbox(
         intake.wake_deliverer(destination.name(), wake);
         let (database, watchers) = (Arc::clone(database), watchers.clone());
         let (sender, lock) = (sender.clone(), Arc::clone(lock));
+        let beat = pulse.beat(&format!("outbox {}", destination.name()), pulse::DELIVERY);
         threads.push(critical("outbox", move || {
             let tell = |delivered| watchers.tell(Notice::Delivered(delivered));
-            outbox::deliver(&database, &destination, &sender, &woken, &tell)?;
+            outbox::deliver(&database, &destination, &sender, &woken, &tell, &|| beat.beat())?;
             drop(lock);
             Ok(())
         })?);
@@ -360,11 +403,13 @@ struct Evaluator {
     installation: String,
     wakes: Arc<Mutex<Vec<Sender<()>>>>,
     watchers: Watchers,
+    beat: Beat,
 }
 
 impl Evaluator {
     fn run(&self) -> anyhow::Result<()> {
-        while let Some(job) = self.jobs.take(|job| self.urgencies.of(&job.study, job.since.elapsed())) {
+        let rank = |job: &Job| self.urgencies.of(&job.study, job.since.elapsed());
+        while let Some(job) = self.jobs.take(rank, || self.beat.beat()) {
             self.urgencies.forget(&job.study);
             // What is not evaluated now is after the next start.
             if self.intake.is_stopping() {
@@ -404,6 +449,7 @@ impl Evaluator {
                     .tell(Notice::Progress(progress));
             })
         };
+        self.beat.beat();
         self.watchers.tell(Notice::Verdict);
         let revision = self.database.next_revision(job.reception.key)?;
         let (config, instances) = (&self.config, &job.instances);
@@ -423,6 +469,7 @@ impl Evaluator {
             deliverables.clear();
             shown = None;
         }
+        self.beat.beat();
         if let Some(arrival) = job.last_arrival {
             let ms = arrival.elapsed().as_secs_f64() * 1e3;
             finished.outcome.timings_ms.insert("last_slice_to_outcome".to_owned(), ms);

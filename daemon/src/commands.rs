@@ -3,11 +3,15 @@ pub mod analyze;
 pub mod bench;
 pub mod conformance;
 pub mod demo;
+pub mod doctor;
 pub mod hospital;
 pub mod outbox;
 pub mod phantom;
 pub mod provision;
 pub mod run;
+pub mod site;
+pub mod stick;
+pub mod support_bundle;
 pub mod users;
 
 use crate::config::Config;

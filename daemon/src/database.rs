@@ -21,6 +21,7 @@ mod packed;
 mod procedure_steps;
 mod schema;
 mod studies;
+mod support;
 mod users;
 
 pub use commitment_requests::{Answered, Uncommitted};
@@ -47,14 +48,16 @@ pub enum DatabaseError {
     /// SQLite said so.
     #[error("database: {0}")]
     Sqlite(#[from] rusqlite::Error),
-    /// The file was written by a newer version.
+    /// The file was written by a newer version, and this one would spoil it.
     #[error(
-        "the database has schema {found}, this version knows {}; it was written by a newer version of triaged",
+        "the database has schema {found}, which needs a triaged that knows {oldest} or newer; this one knows {}: start the newer version again",
         schema::VERSION
     )]
     Newer {
         /// The schema's version found.
         found: i64,
+        /// The oldest version that may work on it.
+        oldest: i64,
     },
     /// The file was written by an older version, and only the daemon may bring it up.
     #[error(
@@ -128,10 +131,33 @@ impl Database {
         let flags = rusqlite::OpenFlags::default() & !rusqlite::OpenFlags::SQLITE_OPEN_CREATE;
         let mut connection = Connection::open_with_flags(path, flags)?;
         prepare(&mut connection)?;
-        match schema::version(&connection)? {
-            schema::VERSION => Ok(Self { connection: Mutex::new(connection) }),
-            found if found < schema::VERSION => Err(DatabaseError::Older { found }),
-            found => Err(DatabaseError::Newer { found }),
+        schema::check(&connection)?;
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    /// What SQLite finds wrong with the file; `None` if `patience` ended before it was through and nothing was found till then. No other statement
+    /// gets its turn meanwhile.
+    pub fn faults(&self, patience: Duration) -> Result<Option<Vec<String>>, DatabaseError> {
+        let connection = self.lock();
+        let interrupt = connection.get_interrupt_handle();
+        let (done, waits) = std::sync::mpsc::channel::<()>();
+        let looked = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = waits.recv_timeout(patience) {
+                    interrupt.interrupt();
+                }
+            });
+            let mut statement = connection.prepare("PRAGMA quick_check(5)")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>();
+            drop(done);
+            rows
+        });
+        match looked {
+            Ok(lines) => Ok(Some(lines.into_iter().filter(|line| line != "ok").collect())),
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

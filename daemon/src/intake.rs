@@ -14,6 +14,7 @@ use crate::config::{self, Config, Destination};
 use crate::database::{Database, DatabaseError, Reception, StudyKey};
 use crate::instance::Instance;
 use crate::limits;
+use crate::pulse::Beat;
 use assembler::AssociationId;
 use dimse::acceptor::{
     AcceptedAssociation, AcceptorConfig, AssociationRequest, DataSetEnd, Message, StoreRequest, accept,
@@ -23,15 +24,21 @@ use dimse::rustls::ServerConfig;
 use dimse::{AssociationError, FileHead, Rejection, Status, write_file_head};
 use filing::StoreError;
 use log::{info, warn};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use spool::{Spool, SpoolError};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use study::{SopInstanceUid, StudyUid};
+
+/// How long a listener waits for a connection before it shows that it is there.
+const ACCEPT_TURN_MS: u16 = 1000;
 
 /// What the intake tells the assembler.
 pub enum Event {
@@ -153,17 +160,28 @@ impl Intake {
         })
     }
 
-    /// Accepts connections, with TLS where `tls` is given, until [`Intake::stop`].
+    /// Accepts connections, with TLS where `tls` is given, until [`Intake::stop`]. Beats at least every second.
     pub fn listen(
         self: &Arc<Self>,
         listener: &TcpListener,
         tls: Option<&Arc<ServerConfig>>,
+        beat: &Beat,
     ) -> io::Result<()> {
-        for stream in listener.incoming() {
+        // A connection that goes away between the poll and the accept must not hold the thread. What is accepted blocks, as Linux has it.
+        listener.set_nonblocking(true)?;
+        loop {
+            beat.beat();
+            let mut wanted = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut wanted, ACCEPT_TURN_MS) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let accepted = listener.accept();
             if self.stopping.load(Ordering::SeqCst) {
                 break;
             }
-            match stream {
+            match accepted.map(|(stream, _)| stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(stream) => {
                     // Bounds the threads, whatever connects; associations over the configured number are refused
                     // in the protocol's words by the policy below.

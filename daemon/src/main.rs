@@ -7,19 +7,28 @@ mod commitment;
 mod config;
 mod database;
 mod dataset;
+mod doctor;
 mod evidence;
+mod files;
 mod instance;
 mod intake;
 mod janitor;
+mod layout;
 mod limits;
 mod outbox;
 mod phantom;
 mod pipeline;
 mod procedure_steps;
+mod pulse;
 mod queue;
 mod report;
 mod screen;
+mod site;
+mod status;
+mod support;
 mod tls;
+mod update;
+mod version;
 mod worklist;
 
 use clap::{Parser, Subcommand};
@@ -27,10 +36,13 @@ use std::process::ExitCode;
 
 /// Triage daemon of an appliance beside a CT scanner. Not for diagnostic use.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(about, arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 struct Cli {
+    /// Print the version, the commit that it was built from, and the models that it finds.
+    #[arg(short = 'V', long)]
+    version: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
@@ -53,10 +65,21 @@ enum Command {
     Phantom(commands::phantom::Args),
     /// Build the networks' TensorRT plans for this box's GPU. Exit codes: 0 all are there, 1 failed, 2 wrong arguments, 3 no GPU, 4 no TensorRT.
     Provision(commands::provision::Args),
+    /// At boot: put the files in place that the site's settings ask for (network, time, firewall, the daemon's configuration).
+    Site(commands::site::Args),
+    /// Do what a field engineer's stick says. Exit codes: 0 nothing new, 1 refused or failed and nothing changed, 10 done, restart the box.
+    Stick(commands::stick::Args),
+    /// Is this box well? Exit codes: 0 every essential check passed, 1 one did not.
+    Doctor(commands::doctor::Args),
+    /// One file for whoever is asked for help: versions, health, configuration, logs; no patient's data.
+    SupportBundle(commands::support_bundle::Args),
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let Some(command) = Cli::parse().command else {
+        print!("{}", version::describe(&engine::default_zoo_dir()));
+        return ExitCode::SUCCESS;
+    };
     // The daemon's log is its voice; the other commands speak for themselves and warn only. OpenJPEG warns of much.
     let filter = if matches!(command, Command::Run(_)) { "info,jpeg2k=error" } else { "warn,jpeg2k=error" };
     let log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).build();
@@ -74,6 +97,10 @@ fn main() -> ExitCode {
         Command::Conformance(args) => commands::conformance::run(&args),
         Command::Phantom(args) => commands::phantom::run(&args),
         Command::Provision(args) => commands::provision::run(&args),
+        Command::Site(args) => commands::site::run(&args),
+        Command::Stick(args) => commands::stick::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
+        Command::SupportBundle(args) => commands::support_bundle::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -46,13 +46,15 @@ pub struct Sender {
     pub tls: Option<Arc<ClientConfig>>,
 }
 
-/// Delivers to one destination until `wake` is closed. Anything received on `wake` makes it look at once.
+/// Delivers to one destination until `wake` is closed. Anything received on `wake` makes it look at once. `turn` is called at each round and
+/// before each result.
 pub fn deliver(
     database: &Database,
     destination: &Destination,
     sender: &Sender,
     wake: &Receiver<()>,
     delivered: &dyn Fn(String),
+    turn: &dyn Fn(),
 ) -> anyhow::Result<()> {
     let line = Line::new(destination, sender)?;
     let mut courier = Courier {
@@ -61,6 +63,7 @@ pub fn deliver(
         line: &line,
         wake,
         delivered,
+        turn,
         clock: &now_ms,
         failures: 0,
         away_until_ms: 0,
@@ -171,6 +174,8 @@ struct Courier<'a> {
     line: &'a Line,
     wake: &'a Receiver<()>,
     delivered: &'a dyn Fn(String),
+    /// Hears that the thread turns.
+    turn: &'a dyn Fn(),
     /// The time, in milliseconds since 1970.
     clock: &'a dyn Fn() -> i64,
     /// Connections in a row that failed without an answer, or were answered with no room.
@@ -215,6 +220,7 @@ impl Courier<'_> {
     fn round(&mut self) -> Result<bool, DatabaseError> {
         let mut full: Vec<Full> = Vec::new();
         loop {
+            (self.turn)();
             if self.is_stopping() {
                 return Ok(false);
             }
@@ -244,6 +250,7 @@ impl Courier<'_> {
         };
         let mut busy: Option<(Kind, u32)> = None;
         for delivery in due {
+            (self.turn)();
             if self.is_stopping() {
                 break;
             }

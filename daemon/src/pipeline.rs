@@ -10,6 +10,7 @@ mod masks;
 
 use crate::instance::{self, Instance};
 use crate::limits;
+use crate::pulse::{self, Beat, Pulse};
 use early::Early;
 use engine::{Analysis, AnalysisError, Analyzer, Pixels, PreparedSlice, SourceSlice, SpacingMm};
 use log::{info, warn};
@@ -114,6 +115,8 @@ pub struct Pipeline {
     threads: usize,
     workers: Vec<JoinHandle<()>>,
     early: Early,
+    /// The evaluator's: each slice shows that it is not stuck.
+    beat: Beat,
 }
 
 /// What an evaluation found, or why there is none, and where the time went.
@@ -122,6 +125,16 @@ type Evaluated = (Result<Evaluation, series::NoSeries>, BTreeMap<String, f64>);
 impl Pipeline {
     /// Starts `threads` workers.
     pub fn new(analyzer: Arc<Analyzer>, policy: Policy, threads: usize) -> std::io::Result<Arc<Self>> {
+        Self::with_beat(analyzer, policy, threads, Pulse::default().beat("evaluator", pulse::STAGE))
+    }
+
+    /// The same, beating with each slice and stage.
+    pub fn with_beat(
+        analyzer: Arc<Analyzer>,
+        policy: Policy,
+        threads: usize,
+        beat: Beat,
+    ) -> std::io::Result<Arc<Self>> {
         let shared = Arc::new(Shared { analyzer, state: Mutex::default(), changed: Condvar::new() });
         let workers = (0..threads.max(1))
             .map(|_| {
@@ -129,7 +142,7 @@ impl Pipeline {
                 std::thread::Builder::new().name("prepare".into()).spawn(move || shared.work())
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { shared, policy, threads: threads.max(1), workers, early: Early::default() }))
+        Ok(Arc::new(Self { shared, policy, threads: threads.max(1), workers, early: Early::default(), beat }))
     }
 
     /// What the networks were made for.
@@ -205,7 +218,11 @@ impl Pipeline {
     ) -> Evaluated {
         let start = Instant::now();
         let mut timings = BTreeMap::new();
-        let evaluated = self.evaluate_best(instances, keep, progress, &mut timings);
+        let progress = |step| {
+            self.beat.beat();
+            progress(step);
+        };
+        let evaluated = self.evaluate_best(instances, keep, &progress, &mut timings);
         timings.insert("evaluation".to_owned(), milliseconds(start));
         (evaluated, timings)
     }
@@ -255,6 +272,7 @@ impl Pipeline {
         let g = &slices[0].header.geometry;
         let spacing =
             SpacingMm { slice: chosen.slice_spacing_mm, row: g.row_spacing_mm, column: g.column_spacing_mm };
+        self.beat.beat();
         let report = |done, of| progress(Progress::Analysed { done, of });
         // A panic in an engine must not leave the study without an answer.
         let analysed =

@@ -4,6 +4,10 @@
 //! asked for when one is taken. What is taken is
 //! never interrupted. The number that waits is bounded by the instances that the intake lets in.
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long a wait lasts before its taker shows that it is there.
+const TURN: Duration = Duration::from_secs(1);
 
 /// The queue.
 pub struct Queue<T> {
@@ -37,10 +41,11 @@ impl<T> Queue<T> {
     }
 
     /// Waits for one, and takes that with the least `rank`; of several, the first. `None` once the queue is closed:
-    /// what still waits is in the database.
-    pub fn take<R: Ord>(&self, rank: impl Fn(&T) -> R) -> Option<T> {
+    /// what still waits is in the database. `turn` is called at least every second of the waiting.
+    pub fn take<R: Ord>(&self, rank: impl Fn(&T) -> R, turn: impl Fn()) -> Option<T> {
         let mut state = self.lock();
         loop {
+            turn();
             if state.closed {
                 return None;
             }
@@ -48,7 +53,7 @@ impl<T> Queue<T> {
             if let Some((first, _)) = ranks.min_by(|(_, a), (_, b)| a.cmp(b)) {
                 return Some(state.waiting.remove(first));
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait_timeout(state, TURN).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -75,7 +80,7 @@ mod tests {
         for item in [(2, 'a'), (1, 'b'), (2, 'c'), (0, 'd'), (1, 'e')] {
             assert!(queue.push(item));
         }
-        let order: String = (0..5).map(|_| queue.take(|(rank, _)| *rank).unwrap().1).collect();
+        let order: String = (0..5).map(|_| queue.take(|(rank, _)| *rank, || ()).unwrap().1).collect();
         assert_eq!(order, "dbeac");
     }
 
@@ -84,14 +89,14 @@ mod tests {
         let queue = Queue::default();
         queue.push('a');
         queue.push('b');
-        assert_eq!(queue.take(|item| *item != 'b'), Some('b'));
+        assert_eq!(queue.take(|item| *item != 'b', || ()), Some('b'));
     }
 
     #[test]
     fn a_closed_queue_lets_its_taker_go_and_takes_nothing() {
         let queue = Arc::new(Queue::<u8>::default());
         let taker = Arc::clone(&queue);
-        let thread = std::thread::spawn(move || taker.take(|_| 0));
+        let thread = std::thread::spawn(move || taker.take(|_| 0, || ()));
         queue.close();
         assert_eq!(thread.join().unwrap(), None);
         assert!(!queue.push(1));

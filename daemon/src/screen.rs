@@ -28,6 +28,8 @@ use crate::config::{Config, Screen};
 use crate::database::Database;
 use crate::intake::now_ms;
 use crate::intake::spool::Spool;
+use crate::layout::Layout;
+use crate::status;
 use crate::tls;
 use anyhow::Context;
 use axum::Router;
@@ -40,7 +42,9 @@ use board::Board;
 use engine::Analyzer;
 use log::{info, warn};
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strings::Strings;
@@ -73,6 +77,8 @@ pub struct App {
     config: Config,
     axial: axial::Cache,
     started_ms: i64,
+    /// Where commands beside the daemon tell what they do.
+    status_dir: PathBuf,
     streams: events::Streams,
     metrics: metrics::Cache,
 }
@@ -146,6 +152,7 @@ impl Server {
             config: config.clone(),
             axial: axial::Cache::default(),
             started_ms: now_ms(),
+            status_dir: status_dir(),
             streams: events::Streams::default(),
             metrics: metrics::Cache::default(),
         });
@@ -179,6 +186,12 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Of this box; `TRIAGED_STATUS_DIR` names another one, for tests.
+fn status_dir() -> PathBuf {
+    let given = std::env::var_os("TRIAGED_STATUS_DIR").map(PathBuf::from);
+    given.unwrap_or_else(|| Layout::at(Path::new("/")).status_dir())
 }
 
 async fn serve(
@@ -220,13 +233,18 @@ fn patience<E>(builder: &mut hyper_util::server::conn::auto::Builder<E>) {
         .max_buf_size(64 << 10);
 }
 
-/// Looks at the alerts once a second.
+/// Looks at the alerts, and at what the commands beside the daemon tell, once a second.
 async fn escalate(app: Arc<App>) {
     let after_ms = (app.screen.escalate_after_s * 1e3) as i64;
+    let told = Arc::new(AtomicI64::new(0));
     loop {
         tokio::time::sleep(ESCALATION_PERIOD).await;
-        let app = Arc::clone(&app);
+        let (app, told) = (Arc::clone(&app), Arc::clone(&told));
         let look = move || {
+            let newest = status::newest_ms(&app.status_dir);
+            if told.swap(newest, Ordering::Relaxed) != newest {
+                app.board.changed();
+            }
             let now = now_ms();
             match app.writer.escalate(now - after_ms, now) {
                 Ok(alerts) => {

@@ -1,5 +1,6 @@
 //! The code that sets a new box up, in a file that its owner alone can read.
 use super::AccessError;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
@@ -10,12 +11,19 @@ const ALPHABET: &[u8; 32] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
 /// 80 bits.
 const CHARACTERS: usize = 16;
 const GROUP: usize = 4;
+/// What the file begins with where the site chose the code: only its hash is on the box.
+const HASHED: &str = "sha256:";
 
-/// The code in the file; `None` if there is no file, or no code in it.
+/// What the file holds for a code that the site chose, of which only the hash is known.
+pub fn line(hash: &stick::Sha256) -> String {
+    format!("{HASHED}{hash}\n")
+}
+
+/// The code in the file, or the line of its hash; `None` if there is no file, or neither in it.
 pub fn read(path: &Path) -> Result<Option<String>, AccessError> {
     let failed = |source| AccessError::SetupCodeFile { path: path.to_owned(), source };
     let mut text = String::new();
-    match fs::File::open(path).and_then(|file| file.take(64).read_to_string(&mut text)) {
+    match fs::File::open(path).and_then(|file| file.take(128).read_to_string(&mut text)) {
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
             return Ok(None);
@@ -23,6 +31,10 @@ pub fn read(path: &Path) -> Result<Option<String>, AccessError> {
         Err(error) => return Err(failed(error)),
     }
     let code = text.trim();
+    if let Some(hash) = code.strip_prefix(HASHED) {
+        let legal = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        return Ok(legal.then(|| code.to_owned()));
+    }
     let legal = plain(code).len() == CHARACTERS && plain(code).iter().all(|byte| ALPHABET.contains(byte));
     Ok(legal.then(|| code.to_owned()))
 }
@@ -52,6 +64,10 @@ pub fn remove(path: &Path) -> std::io::Result<()> {
 
 /// Whether somebody typed the code, in whatever case and with whatever between the groups; in constant time.
 pub fn matches(code: &str, given: &str) -> bool {
+    if let Some(hash) = code.strip_prefix(HASHED) {
+        let given: String = Sha256::digest(plain(given)).iter().map(|byte| format!("{byte:02x}")).collect();
+        return given.as_bytes().ct_eq(hash.to_ascii_lowercase().as_bytes()).into();
+    }
     plain(code).ct_eq(&plain(given)).into()
 }
 
@@ -93,6 +109,23 @@ mod tests {
         remove(&path).unwrap();
         let nowhere = dir.path().join("no folder/setup-code");
         assert!(read_or_draw(&nowhere).unwrap_err().to_string().contains("no folder/setup-code"));
+    }
+
+    #[test]
+    fn of_a_sites_code_the_box_has_the_hash_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("setup-code");
+        let hash = stick::setup_code_sha256("abcd-efgh-2345-6789").unwrap();
+        fs::write(&path, line(&hash)).unwrap();
+        let code = read_or_draw(&path).unwrap();
+        assert!(!code.contains("ABCD"));
+        assert!(
+            matches(&code, "ABCD efgh 2345-6789")
+                && !matches(&code, "ABCDEFGH23456788")
+                && !matches(&code, &code)
+        );
+        fs::write(&path, "sha256:00\n").unwrap();
+        assert_eq!(read(&path).unwrap(), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::intake::{Event, Intake};
 use crate::limits::LISTED_HELD_MAX;
 use crate::pipeline::Pipeline;
 use crate::procedure_steps::Step;
+use crate::pulse::Beat;
 use crate::queue::Queue;
 use crate::report;
 use crate::screen::board::Board;
@@ -40,6 +41,7 @@ pub(super) struct AssemblerDriver {
     pub early: SyncSender<Likely>,
     pub urgencies: Urgencies,
     pub board: Arc<Board>,
+    pub beat: Beat,
     pub assemblies: HashMap<StudyUid, (StudyKey, Assembly)>,
 }
 
@@ -60,6 +62,7 @@ impl AssemblerDriver {
             if self.intake.is_stopping() {
                 return Ok(());
             }
+            self.beat.beat();
             let wait = self.complete()?;
             self.intake.assembled(self.assemblies.values().map(|(_, a)| a.instances().len()).sum());
             match events.recv_timeout(wait.min(WAIT_MAX)) {
@@ -164,6 +167,7 @@ impl AssemblerDriver {
     /// Begins an assembly from what the spool has of a study.
     fn reopen(&mut self, key: StudyKey, now: Instant) -> anyhow::Result<()> {
         for path in self.spool.instances(key)? {
+            self.beat.beat();
             match Instance::read(&path) {
                 Ok(instance) => {
                     let instance = Arc::new(instance);

@@ -11,6 +11,7 @@ use crate::intake::Intake;
 use crate::intake::spool::Spool;
 use crate::phantom::{self, Phantom, PhantomSpec};
 use crate::pipeline::Pipeline;
+use crate::pulse::{self, Pulse};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -292,7 +293,9 @@ fn time_ours(dir: &Path, storage: &Path) -> anyhow::Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let listening = Arc::clone(&intake);
-    let listen = std::thread::spawn(move || listening.listen(&listener, None));
+    let listen = std::thread::spawn(move || {
+        listening.listen(&listener, None, &Pulse::default().beat("listener", pulse::TURN))
+    });
     let time_s = time_storescu(dir, address)?;
     intake.stop(&[address]);
     drop(intake);

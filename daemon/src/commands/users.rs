@@ -83,6 +83,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             println!("{} was removed", name.trim());
         }
         Action::SetupCode => match access.read_setup_code()? {
+            Some(code) if code.starts_with("sha256:") => {
+                println!("the site chose the code, in its site.toml; the box has its hash alone");
+            }
             Some(code) => println!("{code}"),
             None if access.needs_setup()? => bail!(
                 "there is no code in {}: the daemon draws it when it starts with the screen",

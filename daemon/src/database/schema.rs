@@ -2,15 +2,29 @@
 //!
 //! Owns the tables and the way from one version to the next, in one transaction: after a power failure the file has
 //! either version, whole. It never touches what a row says beyond what the new tables need.
+//!
+//! An update of the box may be rolled back, and the older daemon must then work on the newer database. So each step says the oldest version of
+//! this program that still may, and the database keeps it ([`COMPATIBILITY`]); that program leaves the schema as it is, and nobody ever goes
+//! down. A step that keeps the oldest version may only add tables, add columns that are NULL or have a default, and add indices; whoever
+//! reads what it added must bear that rows of the older program lack it. A step that does anything else names itself.
 use super::{DatabaseError, audit, commitments, listing, procedure_steps, users};
 use rusqlite::Connection;
 
 /// Step `n` leads from version `n` to version `n + 1`; SQLite's `user_version` says how many were taken.
-const STEPS: &[&[&str]] = &[
-    &[FIRST],
-    &[OUTBOX, INSTALLATION, procedure_steps::TABLE, commitments::TABLE],
-    &[listing::TABLES, users::TABLES, audit::TABLE],
+const STEPS: &[Step] = &[
+    Step { sql: &[FIRST], oldest: 1 },
+    Step { sql: &[OUTBOX, INSTALLATION, procedure_steps::TABLE, commitments::TABLE], oldest: 2 },
+    Step { sql: &[listing::TABLES, users::TABLES, audit::TABLE], oldest: 3 },
+    // Programs before this one refuse whatever is newer than they are.
+    Step { sql: &[COMPATIBILITY], oldest: 4 },
 ];
+
+/// One version to the next.
+struct Step {
+    sql: &'static [&'static str],
+    /// The oldest version of this program that can work on what the step leaves.
+    oldest: i64,
+}
 
 /// Version 1.
 const FIRST: &str = "
@@ -115,6 +129,12 @@ CREATE TABLE installation (id TEXT NOT NULL);
 INSERT INTO installation VALUES (lower(hex(randomblob(16))));
 ";
 
+/// Version 4: the oldest version of this program that may work on the database.
+const COMPATIBILITY: &str = "
+CREATE TABLE compatibility (oldest INTEGER NOT NULL);
+INSERT INTO compatibility VALUES (4);
+";
+
 /// The version that this program reads and writes.
 pub const VERSION: i64 = STEPS.len() as i64;
 
@@ -123,24 +143,60 @@ pub fn version(connection: &Connection) -> Result<i64, DatabaseError> {
     Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
 }
 
-/// Brings a database to [`VERSION`].
-pub fn bring_up(connection: &mut Connection) -> Result<(), DatabaseError> {
+/// Whether this program may work on a database of version `found` as it is.
+///
+/// # Errors
+/// [`DatabaseError::Older`], [`DatabaseError::Newer`].
+pub fn check(connection: &Connection) -> Result<(), DatabaseError> {
     let found = version(connection)?;
-    let missing =
-        usize::try_from(found).ok().and_then(|n| STEPS.get(n..)).ok_or(DatabaseError::Newer { found })?;
-    if missing.is_empty() {
+    if found < VERSION {
+        return Err(DatabaseError::Older { found });
+    }
+    // Of this version, or a newer program's, which says who else may.
+    let oldest = if found == VERSION { VERSION } else { oldest(connection)?.unwrap_or(found) };
+    if oldest <= VERSION { Ok(()) } else { Err(DatabaseError::Newer { found, oldest }) }
+}
+
+/// Brings a database to [`VERSION`]; a newer one that this program may work on is left as it is.
+pub fn bring_up(connection: &mut Connection) -> Result<(), DatabaseError> {
+    bring_up_by(connection, STEPS)
+}
+
+fn bring_up_by(connection: &mut Connection, steps: &[Step]) -> Result<(), DatabaseError> {
+    let found = version(connection)?;
+    let to = steps.len() as i64;
+    let missing = usize::try_from(found).ok().and_then(|n| steps.get(n..)).unwrap_or_default();
+    let Some(last) = missing.last() else {
+        check(connection)?;
+        if found > to {
+            log::warn!(
+                "the database has schema {found}, this version knows {to}: it works on it as it is, as after a rollback"
+            );
+        }
         return Ok(());
-    }
+    };
     let transaction = connection.transaction()?;
-    for step in missing.iter().copied().flatten() {
-        transaction.execute_batch(step)?;
+    for sql in missing.iter().flat_map(|step| step.sql) {
+        transaction.execute_batch(sql)?;
     }
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    if oldest(&transaction)?.is_some() {
+        transaction.execute("UPDATE compatibility SET oldest = ?1", [last.oldest])?;
+    }
+    transaction.pragma_update(None, "user_version", to)?;
     transaction.commit()?;
     if found > 0 {
-        log::info!("the database was brought from schema {found} to {VERSION}");
+        log::info!("the database was brought from schema {found} to {to}");
     }
     Ok(())
+}
+
+/// The oldest version of this program that may work on the database; `None` if it does not say.
+fn oldest(connection: &Connection) -> Result<Option<i64>, DatabaseError> {
+    let says = "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = 'compatibility'";
+    if connection.query_row(says, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(None);
+    }
+    Ok(connection.query_row("SELECT MAX(oldest) FROM compatibility", [], |row| row.get(0))?)
 }
 
 #[cfg(test)]
@@ -247,5 +303,69 @@ mod tests {
         let path = dir.path().join("db");
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         assert!(Database::open(&path).err().unwrap().to_string().contains("schema 99"));
+    }
+
+    /// What a later version might add, as the rule has it, or not.
+    fn a_later_step(oldest: i64) -> Step {
+        let sql = &["ALTER TABLE studies ADD COLUMN ward TEXT; CREATE TABLE wards (name TEXT NOT NULL);
+            CREATE INDEX studies_of_ward ON studies (ward);"];
+        Step { sql, oldest }
+    }
+
+    fn brought_up_by_a_later_version(path: &Path, oldest: i64) -> Connection {
+        drop(Database::open(path).unwrap());
+        let mut later: Vec<Step> =
+            STEPS.iter().map(|step| Step { sql: step.sql, oldest: step.oldest }).collect();
+        later.push(a_later_step(oldest));
+        let mut connection = Connection::open(path).unwrap();
+        bring_up_by(&mut connection, &later).unwrap();
+        assert_eq!(version(&connection).unwrap(), VERSION + 1);
+        connection
+    }
+
+    #[test]
+    fn after_a_rollback_this_version_works_on_a_newer_database_that_allows_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let later = brought_up_by_a_later_version(&path, VERSION);
+        later.execute("INSERT INTO wards VALUES ('4b')", []).unwrap();
+        let study = study::StudyUid::new("1.2.3").unwrap();
+        for _ in 0..2 {
+            let database = Database::open(&path).unwrap();
+            let key = database.receive(&study, 5).unwrap();
+            database.evaluate(key).unwrap();
+            assert!(Database::open_beside_the_daemon(&path).is_ok());
+        }
+        // Nobody went down, and the later version finds what both wrote.
+        assert_eq!(version(&later).unwrap(), VERSION + 1);
+        let rows = "SELECT (SELECT COUNT(*) FROM studies WHERE ward IS NULL), (SELECT name FROM wards)";
+        let found: (i64, String) = later.query_row(rows, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(found, (1, "4b".to_owned()));
+    }
+
+    #[test]
+    fn a_newer_database_that_does_not_allow_it_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let later = brought_up_by_a_later_version(&path, VERSION + 1);
+        for opened in [Database::open(&path), Database::open_beside_the_daemon(&path)] {
+            let error = opened.err().unwrap().to_string();
+            let want = format!(
+                "schema {}, which needs a triaged that knows {0} or newer; this one knows {VERSION}",
+                VERSION + 1
+            );
+            assert!(error.contains(&want), "{error}");
+        }
+        assert_eq!(version(&later).unwrap(), VERSION + 1);
+    }
+
+    #[test]
+    fn a_database_of_version_3_learns_who_may_work_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut connection = Connection::open(dir.path().join("db")).unwrap();
+        bring_up_by(&mut connection, &STEPS[..3]).unwrap();
+        assert_eq!(oldest(&connection).unwrap(), None);
+        bring_up(&mut connection).unwrap();
+        assert_eq!((version(&connection).unwrap(), oldest(&connection).unwrap()), (4, Some(4)));
     }
 }

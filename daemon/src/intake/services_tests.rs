@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::dataset::Writer;
 use crate::intake::spool::Spool;
+use crate::pulse::{self, Pulse};
 use dicom_dictionary_std::tags;
 use dimse::requestor::{NResponse, Requestor, RequestorConfig};
 use dimse::{RoleSelection, uids};
@@ -46,7 +47,9 @@ impl Scene {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let listening = Arc::clone(&intake);
-        std::thread::spawn(move || listening.listen(&listener, None));
+        std::thread::spawn(move || {
+            listening.listen(&listener, None, &Pulse::default().beat("listener", pulse::TURN))
+        });
         Self { intake, database, events, address }
     }
 

@@ -89,6 +89,7 @@ impl Scene {
             line: &self.line,
             wake,
             delivered: &|_| {},
+            turn: &|| {},
             clock,
             failures: self.failures.get(),
             away_until_ms: self.away_until_ms.get(),
@@ -508,6 +509,6 @@ fn the_thread_ends_when_the_appliance_stops() {
     drop(wake);
     let sender = Sender { calling: "TRIAGED".parse().unwrap(), tls: None };
     scene.picture("1.9.1");
-    deliver(&scene.database, &scene.destination, &sender, &woken, &|_| {}).unwrap();
+    deliver(&scene.database, &scene.destination, &sender, &woken, &|_| {}, &|| {}).unwrap();
     assert_eq!(scene.states(), ["waiting"], "it was stopped before it began");
 }

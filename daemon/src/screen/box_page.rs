@@ -3,6 +3,8 @@ use super::App;
 use super::page::{PageError, Visitor};
 use super::view::seconds;
 use crate::intake::now_ms;
+use crate::status::Status;
+use crate::version;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -43,6 +45,7 @@ impl App {
     fn box_part(&self) -> Result<Markup, PageError> {
         Ok(html! {
             div.box {
+                (self.told())
                 section { h2 { (self.t("box_engines")) } (self.engines()) }
                 section { h2 { (self.t("box_queue")) } (self.queue()?) }
                 section { h2 { (self.t("box_disk")) } (self.disk()) }
@@ -52,6 +55,32 @@ impl App {
                 section.wide { h2 { (self.t("box_versions")) } (self.versions()) }
             }
         })
+    }
+
+    /// What the commands beside the daemon tell: a stick that is in, plans that are built, how the box is.
+    fn told(&self) -> Markup {
+        let told = [
+            ("told_stick", "stick.json"),
+            ("told_provision", "provision.json"),
+            ("told_doctor", "doctor.json"),
+        ];
+        let told = told.map(|(key, file)| (key, Status::read(&self.status_dir.join(file))));
+        html! {
+            @for (key, status) in &told {
+                @if let Some(Status { state, since, lines }) = status {
+                    @let class = match state.as_str() {
+                        "refused" | "failed" | "not well" => "wide bad",
+                        "well" | "done" | "ready" => "wide good",
+                        _ => "wide",
+                    };
+                    section class=(class) {
+                        h2 { (self.t(key)) }
+                        p { strong { (state) } " " span.hint { (since) } }
+                        @if !lines.is_empty() { ul { @for line in lines { li { (line) } } } }
+                    }
+                }
+            }
+        }
     }
 
     fn engines(&self) -> Markup {
@@ -179,7 +208,9 @@ impl App {
         let zoo = self.analyzer.zoo();
         html! {
             dl {
-                dt { (self.t("product")) } dd { (env!("CARGO_PKG_VERSION")) }
+                dt { (self.t("product")) } dd {
+                    (version::VERSION) " " span.hint { (self.t("commit")) " " (version::COMMIT) }
+                }
                 @for card in [&zoo.lungs, &zoo.multitask] {
                     dt { (card.name) } dd { (card.version) " " span.hint { "SHA-256 " (card.sha256.model) } }
                 }

@@ -1,0 +1,129 @@
+//! A small phantom through the engine, against what these models answered when they were released.
+use super::Seen;
+use crate::instance::Instance;
+use crate::phantom::{Phantom, PhantomSpec, write_series};
+use crate::pipeline::Pipeline;
+use engine::Analyzer;
+use std::path::Path;
+use std::sync::Arc;
+use study::{Findings, Mode, Outcome, Policy, Verdict};
+
+/// As few slices as the networks take, and as coarse: seconds on the slowest processor.
+const SPEC: PhantomSpec =
+    PhantomSpec { slices: 8, size: 256, left_percent: 30.0, right_percent: 10.0, seed: 1 };
+
+/// What models answer to [`SPEC`].
+struct Golden {
+    /// The first digits of the hashes: lung net, multitask net.
+    models: [&'static str; 2],
+    probability: f64,
+    left: f64,
+    right: f64,
+}
+
+/// Measured on the processor's engine.
+const GOLDEN: &[Golden] =
+    &[Golden { models: ["d6f93dca72f9", "9ebadcab76a0"], probability: 0.9505, left: 0.2894, right: 0.1331 }];
+/// How far an answer may lie from it: promise 7 gives engines 0.01 of the probability, and fp16 moves edges of lesions.
+const TOLERANCE: f64 = 0.02;
+/// How far the severity of models that nobody measured may lie from the truth.
+const TOLERANCE_UNKNOWN: f64 = 0.10;
+
+/// Makes the phantom, evaluates it, compares.
+pub fn evaluate(analyzer: &Arc<Analyzer>, storage: &Path, threads: usize) -> Seen {
+    let outcome = run(analyzer, storage, threads).map_err(|error| format!("{error:#}"))?;
+    let findings = match &outcome.verdict {
+        Verdict::Flagged(findings) => findings,
+        Verdict::NotFlagged(_) => {
+            return Err("the phantom was not flagged, and a third of its left lung is diseased".into());
+        }
+        Verdict::NotEvaluated(reason) => return Err(format!("the phantom was not evaluated: {reason}")),
+    };
+    let zoo = analyzer.zoo();
+    let hashes = [&zoo.lungs.sha256.model, &zoo.multitask.sha256.model];
+    let golden = GOLDEN
+        .iter()
+        .find(|golden| golden.models.iter().zip(hashes).all(|(known, hash)| hash.starts_with(known)));
+    judge(findings, golden)
+}
+
+fn judge(f: &Findings, golden: Option<&Golden>) -> Seen {
+    let text = format!(
+        "severity left {:.3}, right {:.3}, probability {:.3} by {}",
+        f.severity.left, f.severity.right, f.probability, f.engine
+    );
+    let near = |value: f64, want: f64, tolerance: f64| (value - want).abs() <= tolerance;
+    match golden {
+        Some(g) => {
+            let right = near(f.severity.left, g.left, TOLERANCE)
+                && near(f.severity.right, g.right, TOLERANCE)
+                && near(f64::from(f.probability), g.probability, TOLERANCE);
+            let want = format!("{:.3}, {:.3}, {:.3}", g.left, g.right, g.probability);
+            if right { Ok(text) } else { Err(format!("{text}; these models answer {want}")) }
+        }
+        None => {
+            let (left, right) = (SPEC.left_percent / 100.0, SPEC.right_percent / 100.0);
+            let right_enough = near(f.severity.left, left, TOLERANCE_UNKNOWN)
+                && near(f.severity.right, right, TOLERANCE_UNKNOWN);
+            let text = format!("{text}; models without known answers, the truth is {left:.3}, {right:.3}");
+            if right_enough { Ok(text) } else { Err(text) }
+        }
+    }
+}
+
+fn run(analyzer: &Arc<Analyzer>, storage: &Path, threads: usize) -> anyhow::Result<Outcome> {
+    let dir = tempfile::Builder::new().prefix("doctor-").tempdir_in(storage)?;
+    let series = dir.path().join("phantom");
+    write_series(&Phantom::new(&SPEC)?, &series, || ())?;
+    let names = (1..=SPEC.slices).map(|k| series.join(format!("IM{k:04}.dcm")));
+    let instances =
+        names.map(|path| Ok(Arc::new(Instance::read(&path)?))).collect::<anyhow::Result<Vec<_>>>()?;
+    // Thresholds that the phantom is far above, whatever the site's are.
+    let policy = Policy { mode: Mode::Both, operating_point: 0.5, severity_min: 0.05 };
+    let pipeline = Pipeline::new(Arc::clone(analyzer), policy, threads)?;
+    let study = instances[0].header.study.clone();
+    Ok(pipeline.finish(&study, &instances, &|_| {}).outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::{Choice, Setup, Zoo};
+
+    /// A model that is trained anew needs its answers here.
+    #[test]
+    fn the_models_that_ship_give_their_golden_answers() {
+        let zoo = Zoo::open(&engine::default_zoo_dir()).unwrap();
+        let analyzer = Arc::new(Analyzer::new(zoo, &Setup::new(Choice::Cpu, 2)).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let seen = evaluate(&analyzer, dir.path(), 2).unwrap();
+        assert!(!seen.contains("without known answers"), "{seen}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_engine_that_answers_otherwise_is_noticed() {
+        let sides = |left, right| study::Sides { left, right };
+        let findings = |left, right, probability| Findings {
+            probability,
+            severity: sides(left, right),
+            lung_volume_ml: sides(1.0, 1.0),
+            lesion_volume_ml: sides(1.0, 1.0),
+            method: "m".into(),
+            engine: "e".into(),
+            model_version: "1".into(),
+        };
+        let golden = Golden { models: ["", ""], probability: 0.95, left: 0.29, right: 0.13 };
+        assert!(judge(&findings(0.30, 0.12, 0.94), Some(&golden)).is_ok());
+        for (left, right, probability) in
+            [(0.32, 0.13, 0.95), (0.29, 0.10, 0.95), (0.29, 0.13, 0.90), (f64::NAN, 0.13, 0.95)]
+        {
+            assert!(
+                judge(&findings(left, right, probability), Some(&golden)).is_err(),
+                "{left} {right} {probability}"
+            );
+        }
+        assert!(judge(&findings(0.35, 0.05, 0.1), None).is_ok());
+        assert!(judge(&findings(0.45, 0.05, 0.1), None).unwrap_err().contains("without known answers"));
+    }
+}
