@@ -4,6 +4,7 @@
 
 mod bundle;
 mod cubins;
+mod image;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,9 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         phantom: Option<PathBuf>,
     },
+    /// The appliance image: build it, write sticks, test it in a virtual machine.
+    #[command(subcommand)]
+    Image(image::Command),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         Command::Cubins { report: true, .. } => cubins::report(),
         Command::Cubins { .. } => cubins::build(),
         Command::GpuBundle { dir, phantom } => bundle::make(&dir, phantom.as_deref()),
+        Command::Image(command) => image::run(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
