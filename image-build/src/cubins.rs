@@ -6,7 +6,7 @@
 //! The same sources give the same bytes in any folder: sources reach the compiler as text under names relative to `kernels/cu`,
 //! and no option asks for line tables.
 
-mod elf;
+pub mod elf;
 mod manifest;
 mod nvrtc;
 mod occupancy;

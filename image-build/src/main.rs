@@ -4,7 +4,7 @@
 
 mod bundle;
 mod cubins;
-mod image;
+mod jetson;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,9 +38,15 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         phantom: Option<PathBuf>,
     },
-    /// The appliance image: build it, write sticks, test it in a virtual machine.
+    /// The appliance.
     #[command(subcommand)]
-    Image(image::Command),
+    Image(Image),
+}
+
+#[derive(Subcommand)]
+enum Image {
+    #[command(flatten)]
+    Jetson(jetson::Command),
 }
 
 fn main() -> ExitCode {
@@ -49,7 +55,7 @@ fn main() -> ExitCode {
         Command::Cubins { report: true, .. } => cubins::report(),
         Command::Cubins { .. } => cubins::build(),
         Command::GpuBundle { dir, phantom } => bundle::make(&dir, phantom.as_deref()),
-        Command::Image(command) => image::run(command),
+        Command::Image(Image::Jetson(command)) => jetson::run(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,7 +74,7 @@ fn records(info: &[u8]) -> anyhow::Result<Vec<(u8, &[u8])>> {
 }
 
 /// A section's bytes.
-fn section<'a>(elf: &'a [u8], wanted: &str) -> anyhow::Result<Option<&'a [u8]>> {
+pub fn section<'a>(elf: &'a [u8], wanted: &str) -> anyhow::Result<Option<&'a [u8]>> {
     let Some(at) = header(elf, wanted)? else { return Ok(None) };
     let (start, bytes) =
         (usize::try_from(number(elf, at + 24, 8)?)?, usize::try_from(number(elf, at + 32, 8)?)?);
@@ -96,7 +96,7 @@ fn header(elf: &[u8], wanted: &str) -> anyhow::Result<Option<usize>> {
 }
 
 /// A little-endian number of `bytes` bytes.
-fn number(from: &[u8], at: usize, bytes: usize) -> anyhow::Result<u64> {
+pub fn number(from: &[u8], at: usize, bytes: usize) -> anyhow::Result<u64> {
     let field =
         from.get(at..at + bytes).with_context(|| format!("{bytes} bytes at {at} of {}", from.len()))?;
     Ok(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))

@@ -1,0 +1,56 @@
+//! The keys that a box trusts and that sign for it.
+//!
+//! Owns: which files a folder of keys has, and throw-away ones for tests and first tries. Never does: keep release keys; `hw-docs/keys.md`
+//! says how people do.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+
+use super::{Keys, work};
+
+/// Public keys of minisign, which the stick is signed with.
+pub const MINISIGN: [&str; 2] = ["update.pub", "site.pub"];
+/// RAUC's certificate; the same one is the box's keyring.
+pub const RAUC_CERTIFICATE: &str = "rauc.cert.pem";
+/// Its secret key.
+pub const RAUC_KEY: &str = "rauc.key.pem";
+
+impl Keys {
+    /// The folder that was given, or one of throw-away keys.
+    pub fn folder(&self) -> anyhow::Result<PathBuf> {
+        let Some(dir) = &self.keys else { return throw_away(&work().join("keys")) };
+        for name in MINISIGN.into_iter().chain([RAUC_CERTIFICATE]) {
+            ensure!(dir.join(name).is_file(), "{} has no {name}; see hw-docs/keys.md", dir.display());
+        }
+        Ok(dir.clone())
+    }
+}
+
+/// Keys that nobody keeps secret, in `dir`.
+pub fn throw_away(dir: &Path) -> anyhow::Result<PathBuf> {
+    if dir.join(RAUC_KEY).is_file() {
+        return Ok(dir.to_owned());
+    }
+    eprintln!("throw-away keys in {}: nothing signed with them is for a hospital", dir.display());
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    for name in MINISIGN {
+        let pair = minisign::KeyPair::generate_unencrypted_keypair()?;
+        std::fs::write(dir.join(name), pair.pk.to_box()?.to_string())?;
+        std::fs::write(dir.join(name).with_extension("key"), pair.sk.to_box(None)?.to_string())?;
+    }
+    certificate(dir)?;
+    Ok(dir.to_owned())
+}
+
+/// A self-signed certificate, 30 years: boxes in cellars have no clock to speak of, and are not reached to renew it.
+fn certificate(dir: &Path) -> anyhow::Result<()> {
+    let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "triaged updates (throw-away)");
+    parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(2050, 1, 1);
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = parameters.self_signed(&key)?;
+    std::fs::write(dir.join(RAUC_CERTIFICATE), certificate.pem())?;
+    Ok(std::fs::write(dir.join(RAUC_KEY), key.serialize_pem())?)
+}
