@@ -76,7 +76,7 @@ pub enum Command {
 /// Where signatures come from.
 #[derive(clap::Args, Clone)]
 pub struct Keys {
-    /// Folder with update.pub, site.pub, rauc.cert.pem and, to sign, rauc.key.pem; without it, throw-away keys are made.
+    /// Folder with update.pub, site.pub, rauc.crt and, to sign, rauc.key; without it, throw-away keys are made.
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
 }

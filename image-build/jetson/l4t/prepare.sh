@@ -32,7 +32,11 @@ rm rootfs/etc/resolv.conf
 mv rootfs/etc/resolv.conf.own rootfs/etc/resolv.conf 2>/dev/null || true
 
 cp -a "$here/rootfs/." rootfs/
+# Ours disables all that it does not name, which is right where the rest is ours, too.
+sed -i '/^disable \*/d' rootfs/usr/lib/systemd/system-preset/00-triaged.preset
 chroot rootfs systemd-sysusers
+# The same units as on the other boards; NVIDIA's stay as they are.
+sed -n 's/^enable //p' rootfs/usr/lib/systemd/system-preset/00-triaged.preset | xargs chroot rootfs systemctl enable --quiet
 [ -x rootfs/usr/bin/rauc ] || die "rootfs has no RAUC: see boards/$board.md"
 
 # No login over the network, no desktop, no set-up wizard; who works at the box uses the serial console of NVIDIA's recovery.

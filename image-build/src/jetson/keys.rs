@@ -12,9 +12,9 @@ use super::{Keys, work};
 /// Public keys of minisign, which the stick is signed with.
 pub const MINISIGN: [&str; 2] = ["update.pub", "site.pub"];
 /// RAUC's certificate; the same one is the box's keyring.
-pub const RAUC_CERTIFICATE: &str = "rauc.cert.pem";
+pub const RAUC_CERTIFICATE: &str = "rauc.crt";
 /// Its secret key.
-pub const RAUC_KEY: &str = "rauc.key.pem";
+pub const RAUC_KEY: &str = "rauc.key";
 
 impl Keys {
     /// The folder that was given, or one of throw-away keys.

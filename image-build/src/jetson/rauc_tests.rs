@@ -69,6 +69,7 @@ case "$*" in
 esac
 "#,
         );
+        script(&at("fakes/systemctl"), "echo \"systemctl $*\" >>${0%/*}/../nv/calls\n");
         script(&at("fakes/blkid"), "echo 11111111-2222-3333-4444-555555555555\n");
         for slot in ["A", "B"] {
             assert!(Command::new("mkfs.ext4").arg("-q").arg(at(slot)).arg("24M").status().unwrap().success());
@@ -236,6 +237,7 @@ fn an_update_is_installed_tried_and_blessed() {
     assert!(jetson.script("boot-slot", &["early"]).status.success());
     assert!(jetson.at("run/triaged-trial").exists());
     assert_eq!(jetson.calls("verify"), 0);
+    assert_eq!(jetson.calls("systemctl --no-block start triaged-boot-good.service"), 1);
     let good = jetson.script("boot-slot", &["good"]);
     assert!(good.status.success(), "{}", text(&good));
     assert_eq!(jetson.calls("verify"), 1);

@@ -93,14 +93,7 @@ fn machine(board: &Board, daemon: &Path, keys: &Path, rootfs: &Path) -> anyhow::
     let name = rootfs.to_str().context("the target folder's name is not UTF-8")?;
     // systemd's own tools work on a folder; what they run of it is nothing.
     execute("systemd-sysusers", "systemd", [format!("--root={name}")])?;
-    let enable = ["systemd-networkd.service", "systemd-timesyncd.service", "dbus.service", "rauc.service"];
-    execute(
-        "systemctl",
-        "systemd",
-        [format!("--root={name}"), "enable".into(), "--quiet".into()]
-            .into_iter()
-            .chain(enable.map(str::to_owned)),
-    )?;
+    execute("systemctl", "systemd", [format!("--root={name}"), "preset-all".into(), "--quiet".into()])?;
     execute(
         "systemctl",
         "systemd",
