@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::keys::Keys;
-use super::place::{Place, logged, output, sha256};
+use super::place::{PROGRAM, Place, logged, output, sha256};
 use super::{nvidia, tools};
 use crate::bundle::copy_dir;
 
@@ -61,6 +61,9 @@ impl Built {
 
 /// The release build of the daemon.
 pub fn program(place: &Place) -> anyhow::Result<()> {
+    if std::env::var_os(PROGRAM).is_some() {
+        return Ok(());
+    }
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&place.root).args(["build", "--release", "--locked", "--package", "triaged"]);
     logged("triaged, release build", &mut command, &place.work.join("logs/cargo.log"))
