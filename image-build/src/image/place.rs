@@ -32,6 +32,8 @@ impl Place {
     /// The folders of this workspace; they need not exist.
     pub fn find() -> Self {
         let root = cubins::workspace();
+        // Its path as the tools see it.
+        let root = root.canonicalize().unwrap_or(root);
         let work = target(&root).join("image");
         let named = |name: &str, default: &str| {
             std::env::var_os(name).map_or_else(|| work.join(default), PathBuf::from)

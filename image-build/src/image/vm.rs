@@ -21,6 +21,8 @@ const DISK_BYTES: u64 = 8 << 30;
 const SERIAL: &str = "7f0a3c52-2d34-4d6b-9b1e-0c7d6b1f5a10";
 /// AE title of the box in the tests.
 pub const AE_TITLE: &str = "TRIAGED";
+/// Who calls: the one that a box without a site lets in, and the tests' site, too.
+pub const CALLER: &str = "ACCEPTANCE";
 
 /// A box; the files outlive its power.
 #[derive(Debug)]
@@ -42,7 +44,8 @@ pub struct Running {
     qmp: UnixStream,
     /// What it writes to its serial line.
     pub serial: PathBuf,
-    port: u16,
+    /// Port of this machine that leads to the box's DICOM port.
+    pub port: u16,
     /// When it got power.
     pub since: Instant,
 }
@@ -72,8 +75,34 @@ impl Machine {
         Ok(Self { folder, logs: self.logs.clone(), name: name.to_owned(), port: free_port()?, boots: 0 })
     }
 
+    /// A box whose disk and firmware go on from this one's, and leave them as they are.
+    pub fn overlay(&self, place: &Place, name: &str) -> anyhow::Result<Self> {
+        let folder = place.work.join("vm").join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder)?;
+        for file in ["disk.qcow2", "firmware.qcow2"] {
+            output(
+                tools::command("qemu-img")?
+                    .args(["create", "-f", "qcow2", "-F", "qcow2", "-b"])
+                    .arg(self.folder.join(file))
+                    .arg(folder.join(file)),
+            )?;
+        }
+        output(Command::new("cp").arg("-a").arg(self.folder.join("tpm")).arg(&folder))?;
+        Ok(Self { folder, logs: self.logs.clone(), name: name.to_owned(), port: free_port()?, boots: 0 })
+    }
+
     /// Gives it power; `stick` is in a USB port then.
     pub fn start(&mut self, stick: Option<&Path>) -> anyhow::Result<Running> {
+        self.power(stick, None)
+    }
+
+    /// Goes on where [`Running::save`] was called, with the same stick.
+    pub fn resume(&mut self, snapshot: &str, stick: &Path) -> anyhow::Result<Running> {
+        self.power(Some(stick), Some(snapshot))
+    }
+
+    fn power(&mut self, stick: Option<&Path>, snapshot: Option<&str>) -> anyhow::Result<Running> {
         self.boots += 1;
         let serial = self.logs.join(format!("{}-{}.serial.log", self.name, self.boots));
         let file = |name: &str| self.folder.join(name).display().to_string();
@@ -113,6 +142,9 @@ impl Machine {
             command.arg("-drive").arg(format!("if=none,id=stick,format=raw,readonly=on,file={}", stick.display()));
             command.args(["-device", "usb-storage,drive=stick,id=usbstick,removable=on"]);
         }
+        if let Some(snapshot) = snapshot {
+            command.args(["-loadvm", snapshot]);
+        }
         let since = Instant::now();
         let qemu = command.stdin(Stdio::null()).stdout(messages()?).stderr(messages()?).spawn()?;
         let socket = file("qmp.sock");
@@ -133,7 +165,7 @@ fn connect(folder: &Path) -> anyhow::Result<UnixStream> {
 
 impl Running {
     fn greet(&mut self) -> anyhow::Result<()> {
-        self.qmp.set_read_timeout(Some(Duration::from_secs(120)))?;
+        self.qmp.set_read_timeout(Some(Duration::from_secs(600)))?;
         let mut line = String::new();
         BufReader::new(&self.qmp).read_line(&mut line)?;
         self.qmp("qmp_capabilities", &json!({})).map(drop)
@@ -162,6 +194,24 @@ impl Running {
         self.qmp("blockdev-add", &json!({ "driver": "raw", "node-name": "stick", "read-only": true, "file": file }))?;
         let device = json!({ "driver": "usb-storage", "id": "usbstick", "drive": "stick", "removable": true });
         self.qmp("device_add", &device).map(drop)
+    }
+
+    /// Pulls it.
+    pub fn unplug(&mut self, patience: Duration) -> anyhow::Result<()> {
+        self.qmp("device_del", &json!({ "id": "usbstick" }))?;
+        let started = Instant::now();
+        while let Err(error) = self.qmp("blockdev-del", &json!({ "node-name": "stick" })) {
+            ensure!(started.elapsed() < patience, "the stick can't be pulled: {error:#}");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        Ok(())
+    }
+
+    /// Keeps the whole machine, memory included, in its disk.
+    pub fn save(&mut self, snapshot: &str) -> anyhow::Result<()> {
+        let said = self.qmp("human-monitor-command", &json!({ "command-line": format!("savevm {snapshot}") }))?;
+        ensure!(said == "", "savevm: {said}");
+        Ok(())
     }
 
     /// Everything that came over the serial line so far.
@@ -201,7 +251,7 @@ impl Running {
         loop {
             let port = self.port.to_string();
             let said = tools::command("echoscu")?
-                .args(["-to", "20", "-ta", "20", "-td", "20", "-aec", AE_TITLE, "127.0.0.1", &port])
+                .args(["-to", "20", "-ta", "20", "-td", "20", "-aet", CALLER, "-aec", AE_TITLE, "127.0.0.1", &port])
                 .output()?;
             if said.status.success() {
                 return Ok(());

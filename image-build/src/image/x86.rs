@@ -187,8 +187,6 @@ struct Partitions {
 pub struct Partition {
     /// First sector.
     pub start: u64,
-    /// Sectors.
-    pub size: u64,
     /// Label.
     #[serde(default)]
     pub name: String,
