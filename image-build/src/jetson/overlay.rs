@@ -62,6 +62,11 @@ pub fn rootfs(board: &Board, daemon: &Path, keys: &Path, to: &Path) -> anyhow::R
     ensure!(shared.is_dir(), "{} is missing: both boards' units", shared.display());
     copy_tree(&shared, to)?;
     copy_tree(&source("rootfs"), to)?;
+    // What one board alone needs.
+    let own = source(&board.name);
+    if own.is_dir() {
+        copy_tree(&own, to)?;
+    }
 
     let place = |from: &Path, at: &str| -> anyhow::Result<()> {
         let path = to.join(at);
