@@ -127,15 +127,21 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             let mut sets = Vec::new();
             if let Some(version) = &version {
                 let folder = folder(&place, version).join("update");
-                ensure!(folder.is_dir(), "{} is missing: cargo xtask image build --version {version}", folder.display());
+                ensure!(
+                    folder.is_dir(),
+                    "{} is missing: cargo xtask image build --version {version}",
+                    folder.display()
+                );
                 sets.push((Board::X86_64, folder));
             }
             for set in &set {
-                let (board, folder) = set.split_once('=').with_context(|| format!("--set {set}: BOARD=DIR"))?;
+                let (board, folder) =
+                    set.split_once('=').with_context(|| format!("--set {set}: BOARD=DIR"))?;
                 sets.push((board.parse()?, PathBuf::from(folder)));
             }
             let (commit, _) = place.commit();
-            let named = version.as_deref().or(if sets.is_empty() { None } else { Some(env!("CARGO_PKG_VERSION")) });
+            let named =
+                version.as_deref().or(if sets.is_empty() { None } else { Some(env!("CARGO_PKG_VERSION")) });
             let update = named.map(|version| (version, commit.as_str()));
             let contents = stick::Contents { update, sets, site: site.as_deref(), allow_older };
             stick::write(&contents, &keys, &place.work, &out)?;

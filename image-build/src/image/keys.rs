@@ -30,7 +30,8 @@ impl Keys {
     pub fn open(place: &Place, folder: Option<&Path>) -> anyhow::Result<Self> {
         match folder {
             Some(folder) => {
-                let keys = Self { folder: folder.canonicalize().with_context(|| folder.display().to_string())? };
+                let keys =
+                    Self { folder: folder.canonicalize().with_context(|| folder.display().to_string())? };
                 keys.check()?;
                 tools::show(&keys.folder);
                 Ok(keys)
@@ -57,7 +58,8 @@ impl Keys {
             let pair = KeyPair::generate_unencrypted_keypair()?;
             let secret = keys.file(name, "key");
             let _ = std::fs::remove_file(&secret);
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret)?;
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&secret)?;
             std::io::Write::write_all(&mut file, pair.sk.to_box(None)?.to_string().as_bytes())?;
             std::fs::write(keys.file(name, "pub"), pair.pk.to_box()?.to_string())?;
         }
@@ -66,10 +68,15 @@ impl Keys {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let certificates = CERTIFICATES.iter().flat_map(|name| [self.file(name, "key"), self.file(name, "crt")]);
+        let certificates =
+            CERTIFICATES.iter().flat_map(|name| [self.file(name, "key"), self.file(name, "crt")]);
         let signers = SIGNERS.iter().flat_map(|name| [self.file(name, "key"), self.file(name, "pub")]);
         for file in certificates.chain(signers) {
-            ensure!(file.is_file(), "{} is missing: keys.example/README.md says how to make it", file.display());
+            ensure!(
+                file.is_file(),
+                "{} is missing: keys.example/README.md says how to make it",
+                file.display()
+            );
         }
         Ok(())
     }

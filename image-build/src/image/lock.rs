@@ -38,7 +38,12 @@ pub fn packages(built: &Built) -> anyhow::Result<BTreeMap<String, Package>> {
         for package in manifest.packages {
             let version = package.version.clone();
             if let Some(other) = packages.insert(package.name.clone(), package) {
-                ensure!(other.version == version, "{}: {version} and {} in one image", other.name, other.version);
+                ensure!(
+                    other.version == version,
+                    "{}: {version} and {} in one image",
+                    other.name,
+                    other.version
+                );
             }
         }
     }
@@ -52,7 +57,9 @@ fn file(place: &Place) -> PathBuf {
 
 /// Writes the lock file.
 pub fn write(place: &Place, packages: &BTreeMap<String, Package>) -> anyhow::Result<()> {
-    let mut text = String::from("# Written by `cargo xtask image build --update-lock`: the packages of the x86-64 image, root and first stage.\n");
+    let mut text = String::from(
+        "# Written by `cargo xtask image build --update-lock`: the packages of the x86-64 image, root and first stage.\n",
+    );
     for package in packages.values() {
         text += &format!("{}={}\n", package.name, package.version);
     }
@@ -110,10 +117,14 @@ mod tests {
 
     #[test]
     fn every_difference_is_named() {
-        let lock = [("a", "1"), ("b", "2"), ("c", "3")].map(|(name, version)| (name.to_owned(), version.to_owned()));
+        let lock =
+            [("a", "1"), ("b", "2"), ("c", "3")].map(|(name, version)| (name.to_owned(), version.to_owned()));
         let got = [("a", "1"), ("b", "2+x"), ("d", "4")].map(|(name, version)| {
-            let package =
-                Package { name: name.to_owned(), version: version.to_owned(), architecture: "amd64".to_owned() };
+            let package = Package {
+                name: name.to_owned(),
+                version: version.to_owned(),
+                architecture: "amd64".to_owned(),
+            };
             (name.to_owned(), package)
         });
         let said = differences(&BTreeMap::from(lock), &BTreeMap::from(got));

@@ -72,9 +72,16 @@ impl List {
         }
         for entry in std::fs::read_dir(folder)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            ensure!(listed.contains(&name), "{name} lies in {} and {LIST} does not list it", folder.display());
+            ensure!(
+                listed.contains(&name),
+                "{name} lies in {} and {LIST} does not list it",
+                folder.display()
+            );
         }
-        ensure!(self.modules.is_empty() || self.kernel.is_some(), "{LIST}: modules, and no `kernel` that they are for");
+        ensure!(
+            self.modules.is_empty() || self.kernel.is_some(),
+            "{LIST}: modules, and no `kernel` that they are for"
+        );
         Ok(())
     }
 }
@@ -95,7 +102,9 @@ pub fn arguments(place: &Place, folder: &Path, keys: &Keys) -> anyhow::Result<Ve
     for package in &list.packages {
         let copy = packages.join(&package.file);
         std::fs::copy(folder.join(&package.file), &copy)?;
-        let said = output(tools::command("dpkg-deb")?.args(["-W", "--showformat=${Package} ${Version}"]).arg(&copy))?;
+        let said = output(
+            tools::command("dpkg-deb")?.args(["-W", "--showformat=${Package} ${Version}"]).arg(&copy),
+        )?;
         let wanted = format!("{} {}", package.name, package.version);
         ensure!(said == wanted, "{}: it is {said}, {LIST} says {wanted}", package.file);
         arguments.push(format!("--package={}", package.name));
@@ -121,9 +130,25 @@ fn signed(module: &PathBuf, keys: &Keys) -> anyhow::Result<Vec<u8>> {
     std::fs::write(&plain, &content)?;
     output(
         tools::command("openssl")?
-            .args(["cms", "-sign", "-binary", "-noattr", "-nocerts", "-nosmimecap", "-md", "sha512", "-outform", "DER"])
+            .args([
+                "cms",
+                "-sign",
+                "-binary",
+                "-noattr",
+                "-nocerts",
+                "-nosmimecap",
+                "-md",
+                "sha512",
+                "-outform",
+                "DER",
+            ])
             .args(["-in".as_ref(), plain.as_os_str(), "-out".as_ref(), signature.as_os_str()])
-            .args(["-signer".into(), keys.file("secureboot", "crt"), "-inkey".into(), keys.file("secureboot", "key")]),
+            .args([
+                "-signer".into(),
+                keys.file("secureboot", "crt"),
+                "-inkey".into(),
+                keys.file("secureboot", "key"),
+            ]),
     )?;
     let signature = std::fs::read(signature)?;
     let bytes = u32::try_from(signature.len()).context("a signature of 4 GiB")?;
@@ -144,8 +169,9 @@ mod tests {
     fn folder(sum: &str, more: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.deb"), "abc").unwrap();
-        let list =
-            format!("[[package]]\nname = \"a\"\nversion = \"1\"\nfile = \"a.deb\"\nsha256 = \"{sum}\"\n{more}");
+        let list = format!(
+            "[[package]]\nname = \"a\"\nversion = \"1\"\nfile = \"a.deb\"\nsha256 = \"{sum}\"\n{more}"
+        );
         std::fs::write(folder.path().join(LIST), list).unwrap();
         folder
     }

@@ -83,22 +83,42 @@ pub fn write(place: &Place, built: &Built, packages: &BTreeMap<String, Package>)
 
 /// A character of a version as a package URL writes it.
 fn quoted(text: &str) -> String {
-    text.chars().map(|c| if c == '+' || c == ':' || c == '~' { format!("%{:02X}", u32::from(c)) } else { c.to_string() }).collect()
+    text.chars()
+        .map(
+            |c| {
+                if c == '+' || c == ':' || c == '~' {
+                    format!("%{:02X}", u32::from(c))
+                } else {
+                    c.to_string()
+                }
+            },
+        )
+        .collect()
 }
 
 fn debian(package: &Package) -> Value {
     let Package { name, version, architecture } = package;
-    let purl = format!("pkg:deb/debian/{}@{}?arch={architecture}&distro=trixie", quoted(name), quoted(version));
+    let purl =
+        format!("pkg:deb/debian/{}@{}?arch={architecture}&distro=trixie", quoted(name), quoted(version));
     json!({ "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl })
 }
 
 /// The crates that are in the program, not those that build or test it.
 fn crates(place: &Place) -> anyhow::Result<Vec<Value>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(&place.root).args(["metadata", "--locked", "--format-version", "1", "--filter-platform", PLATFORM]);
+    command.current_dir(&place.root).args([
+        "metadata",
+        "--locked",
+        "--format-version",
+        "1",
+        "--filter-platform",
+        PLATFORM,
+    ]);
     let metadata: Metadata = serde_json::from_str(&output(&mut command)?).context("cargo metadata")?;
-    let nodes: BTreeMap<&str, &Node> = metadata.resolve.nodes.iter().map(|node| (node.id.as_str(), node)).collect();
-    let first = metadata.packages.iter().find(|package| package.name == PROGRAM).context("no crate triaged")?;
+    let nodes: BTreeMap<&str, &Node> =
+        metadata.resolve.nodes.iter().map(|node| (node.id.as_str(), node)).collect();
+    let first =
+        metadata.packages.iter().find(|package| package.name == PROGRAM).context("no crate triaged")?;
     let (mut found, mut open) = (BTreeSet::new(), vec![first.id.as_str()]);
     while let Some(id) = open.pop() {
         if found.insert(id) {
@@ -107,7 +127,12 @@ fn crates(place: &Place) -> anyhow::Result<Vec<Value>> {
             open.extend(normal.map(|dep| dep.pkg.as_str()));
         }
     }
-    Ok(metadata.packages.iter().filter(|package| found.contains(package.id.as_str())).map(component).collect())
+    Ok(metadata
+        .packages
+        .iter()
+        .filter(|package| found.contains(package.id.as_str()))
+        .map(component)
+        .collect())
 }
 
 fn component(package: &Crate) -> Value {
@@ -167,7 +192,9 @@ pub fn check(sbom: &Value) -> anyhow::Result<()> {
             component["version"].is_string() || component["hashes"].is_array(),
             "neither version nor hash: {component}"
         );
-        kinds.insert(reference.split(['/', ':']).take(2).collect::<Vec<_>>().join(":").replace("model:", "model "));
+        kinds.insert(
+            reference.split(['/', ':']).take(2).collect::<Vec<_>>().join(":").replace("model:", "model "),
+        );
     }
     for kind in ["pkg:deb", "pkg:cargo"] {
         ensure!(kinds.contains(kind), "no component of {kind}");

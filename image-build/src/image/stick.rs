@@ -29,7 +29,10 @@ pub struct Contents<'a> {
 
 /// Writes the stick's image. What the box would refuse for its form is refused here.
 pub fn write(contents: &Contents<'_>, keys: &Keys, work: &Path, out: &Path) -> anyhow::Result<()> {
-    ensure!(contents.update.is_some() || contents.site.is_some(), "neither an update nor a site: the stick would be empty");
+    ensure!(
+        contents.update.is_some() || contents.site.is_some(),
+        "neither an update nor a site: the stick would be empty"
+    );
     let folder = tempfile::Builder::new().prefix("stick-").tempdir_in(work)?;
     let root = folder.path();
     if let Some((version, commit)) = contents.update {
@@ -89,7 +92,9 @@ fn fat(root: &Path, out: &Path) -> anyhow::Result<()> {
     // Whole MiB, and enough clusters that it is FAT32.
     file.set_len((bytes + bytes / 64).next_multiple_of(1 << 20).max(64 << 20))?;
     output(tools::command("mkfs.vfat")?.args(["-F", "32", "-n", LABEL]).arg(out))?;
-    output(tools::command("mcopy")?.args(["-s", "-Q", "-m", "-i"]).arg(out).arg(root.join("triaged")).arg("::/"))?;
+    output(
+        tools::command("mcopy")?.args(["-s", "-Q", "-m", "-i"]).arg(out).arg(root.join("triaged")).arg("::/"),
+    )?;
     Ok(())
 }
 

@@ -31,7 +31,8 @@ pub fn ensure(place: &Place) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&place.tools).with_context(|| place.tools.display().to_string())?;
     }
     std::fs::create_dir_all(place.tools.parent().context("no folder for the tools")?)?;
-    let packages: Vec<&str> = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let packages: Vec<&str> =
+        list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let mut command = Command::new("mmdebstrap");
     command
         .args(["--mode=root", "--variant=apt", "--format=directory"])

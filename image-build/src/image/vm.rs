@@ -58,11 +58,21 @@ impl Machine {
         std::fs::create_dir_all(folder.join("tpm"))?;
         let logs = place.folder("logs")?;
         let convert = |from: &Path, to: &str| {
-            output(tools::command("qemu-img")?.args(["convert", "-O", "qcow2", "-f", "raw"]).arg(from).arg(folder.join(to)))
+            output(
+                tools::command("qemu-img")?
+                    .args(["convert", "-O", "qcow2", "-f", "raw"])
+                    .arg(from)
+                    .arg(folder.join(to)),
+            )
         };
         convert(disk, "disk.qcow2")?;
         convert(Path::new("/usr/share/OVMF/OVMF_VARS_4M.fd"), "firmware.qcow2")?;
-        output(tools::command("qemu-img")?.arg("resize").arg(folder.join("disk.qcow2")).arg(DISK_BYTES.to_string()))?;
+        output(
+            tools::command("qemu-img")?
+                .arg("resize")
+                .arg(folder.join("disk.qcow2"))
+                .arg(DISK_BYTES.to_string()),
+        )?;
         Ok(Self { folder, logs, name: name.to_owned(), port: free_port()?, boots: 0 })
     }
 
@@ -109,20 +119,43 @@ impl Machine {
         // A socket's path has at most 107 bytes, so they are named from within the folder.
         let _ = std::fs::remove_file(self.folder.join("tpm.sock"));
         let _ = std::fs::remove_file(self.folder.join("qmp.sock"));
-        let messages = || std::fs::File::create(self.logs.join(format!("{}-{}.qemu.log", self.name, self.boots)));
+        let messages =
+            || std::fs::File::create(self.logs.join(format!("{}-{}.qemu.log", self.name, self.boots)));
         let tpm = tools::command("swtpm")?
             .current_dir(&self.folder)
-            .args(["socket", "--tpm2", "--tpmstate", "dir=tpm", "--ctrl", "type=unixio,path=tpm.sock", "--terminate"])
+            .args([
+                "socket",
+                "--tpm2",
+                "--tpmstate",
+                "dir=tpm",
+                "--ctrl",
+                "type=unixio,path=tpm.sock",
+                "--terminate",
+            ])
             .stdin(Stdio::null())
             .spawn()?;
         wait_for(&self.folder.join("tpm.sock"), Duration::from_secs(60))?;
         let mut command = tools::command("qemu-system-x86_64")?;
         command
             .current_dir(&self.folder)
-            .args(["-machine", "q35,smm=on", "-accel", "tcg,tb-size=512", "-cpu", "max", "-smp", "1", "-m", "2048"])
+            .args([
+                "-machine",
+                "q35,smm=on",
+                "-accel",
+                "tcg,tb-size=512",
+                "-cpu",
+                "max",
+                "-smp",
+                "1",
+                "-m",
+                "2048",
+            ])
             .args(["-nodefaults", "-display", "none", "-uuid", SERIAL])
             .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
-            .args(["-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"])
+            .args([
+                "-drive",
+                "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+            ])
             .args(["-drive", "if=pflash,format=qcow2,unit=1,file=firmware.qcow2"])
             .args(["-drive", "if=none,id=disk,format=qcow2,discard=unmap,file=disk.qcow2"])
             .args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"])
@@ -139,7 +172,9 @@ impl Machine {
             .args(["-serial", "chardev:serial", "-monitor", "none"])
             .args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
         if let Some(stick) = stick {
-            command.arg("-drive").arg(format!("if=none,id=stick,format=raw,readonly=on,file={}", stick.display()));
+            command
+                .arg("-drive")
+                .arg(format!("if=none,id=stick,format=raw,readonly=on,file={}", stick.display()));
             command.args(["-device", "usb-storage,drive=stick,id=usbstick,removable=on"]);
         }
         if let Some(snapshot) = snapshot {
@@ -191,8 +226,12 @@ impl Running {
     /// Puts a stick in.
     pub fn plug(&mut self, stick: &Path) -> anyhow::Result<()> {
         let file = json!({ "driver": "file", "filename": stick, "read-only": true });
-        self.qmp("blockdev-add", &json!({ "driver": "raw", "node-name": "stick", "read-only": true, "file": file }))?;
-        let device = json!({ "driver": "usb-storage", "id": "usbstick", "drive": "stick", "removable": true });
+        self.qmp(
+            "blockdev-add",
+            &json!({ "driver": "raw", "node-name": "stick", "read-only": true, "file": file }),
+        )?;
+        let device =
+            json!({ "driver": "usb-storage", "id": "usbstick", "drive": "stick", "removable": true });
         self.qmp("device_add", &device).map(drop)
     }
 
@@ -216,7 +255,8 @@ impl Running {
 
     /// Everything that came over the serial line so far.
     pub fn said(&self) -> String {
-        std::fs::read(&self.serial).map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into_owned())
+        std::fs::read(&self.serial)
+            .map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Waits until the serial line has said `what`, after byte `from` of it; gives the byte behind it.
@@ -225,12 +265,21 @@ impl Running {
     }
 
     /// The same for the first of several: which, and the byte behind it.
-    pub fn wait_any(&mut self, whats: &[&str], from: usize, patience: Duration) -> anyhow::Result<(usize, usize)> {
+    pub fn wait_any(
+        &mut self,
+        whats: &[&str],
+        from: usize,
+        patience: Duration,
+    ) -> anyhow::Result<(usize, usize)> {
         let started = Instant::now();
         loop {
             let said = self.said();
             let rest = said.get(from..).unwrap_or_default();
-            let first = whats.iter().enumerate().filter_map(|(n, what)| rest.find(what).map(|at| (at + what.len(), n))).min();
+            let first = whats
+                .iter()
+                .enumerate()
+                .filter_map(|(n, what)| rest.find(what).map(|at| (at + what.len(), n)))
+                .min();
             if let Some((at, n)) = first {
                 return Ok((n, from + at));
             }
@@ -238,8 +287,20 @@ impl Running {
                 bail!("QEMU ended ({status}) before {whats:?}; {}", self.serial.display());
             }
             if started.elapsed() > patience {
-                let end: String = said.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
-                bail!("not said in {} s: {whats:?}; {} ends with\n{end}", patience.as_secs(), self.serial.display());
+                let end: String = said
+                    .lines()
+                    .rev()
+                    .take(12)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect::<Vec<_>>()
+                    .join("\n");
+                bail!(
+                    "not said in {} s: {whats:?}; {} ends with\n{end}",
+                    patience.as_secs(),
+                    self.serial.display()
+                );
             }
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -279,7 +340,12 @@ impl Running {
         self.qmp("system_powerdown", &json!({}))?;
         let started = Instant::now();
         while self.qemu.try_wait()?.is_none() {
-            ensure!(started.elapsed() < patience, "no shutdown in {} s; {}", patience.as_secs(), self.serial.display());
+            ensure!(
+                started.elapsed() < patience,
+                "no shutdown in {} s; {}",
+                patience.as_secs(),
+                self.serial.display()
+            );
             std::thread::sleep(Duration::from_millis(300));
         }
         self.stop()

@@ -92,7 +92,12 @@ pub fn build(place: &Place, recipe: &Recipe<'_>) -> anyhow::Result<Built> {
         .arg(layout(place, if recipe.nvidia.is_some() { SLOT_NVIDIA_MIB } else { SLOT_MIB })?)
         .args(["--image-version", recipe.version])
         .args(["--source-date-epoch", &place.commit().1.to_string()])
-        .args(["--secure-boot=yes", "--secure-boot-auto-enroll=yes", "--verity=yes", "--sign-expected-pcr=yes"]);
+        .args([
+            "--secure-boot=yes",
+            "--secure-boot-auto-enroll=yes",
+            "--verity=yes",
+            "--sign-expected-pcr=yes",
+        ]);
     for (option, key) in [("secure-boot", "secureboot"), ("verity", "verity"), ("sign-expected-pcr", "pcr")] {
         command.arg(format!("--{option}-key")).arg(recipe.keys.file(key, "key"));
         command.arg(format!("--{option}-certificate")).arg(recipe.keys.file(key, "crt"));
@@ -117,7 +122,9 @@ fn layout(place: &Place, slot_mib: u64) -> anyhow::Result<PathBuf> {
     for entry in std::fs::read_dir(place.recipes().join("partitions"))? {
         let entry = entry?;
         let text = std::fs::read_to_string(entry.path())?;
-        let text = text.replace("@SLOT@", &format!("{slot_mib}M")).replace("@VERITY@", &format!("{}M", slot_mib / 64));
+        let text = text
+            .replace("@SLOT@", &format!("{slot_mib}M"))
+            .replace("@VERITY@", &format!("{}M", slot_mib / 64));
         std::fs::write(layout.join(entry.file_name()), text)?;
     }
     Ok(layout)
@@ -210,7 +217,12 @@ pub fn update_set(built: &Built) -> anyhow::Result<PathBuf> {
     let version = &built.version;
     let slot: Vec<&Partition> =
         partitions.iter().filter(|partition| partition.name == format!("triaged_{version}")).collect();
-    ensure!(slot.len() == 3, "{}: {} partitions of version {version}, not 3", built.disk().display(), slot.len());
+    ensure!(
+        slot.len() == 3,
+        "{}: {} partitions of version {version}, not 3",
+        built.disk().display(),
+        slot.len()
+    );
     for (partition, kind) in slot.iter().zip(["root", "verity", "signature"]) {
         let name = format!("triaged_{version}_{}.{kind}", partition.uuid.to_lowercase());
         let from = built.file(&format!("{kind}.raw"));

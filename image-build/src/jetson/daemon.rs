@@ -52,7 +52,7 @@ pub fn build(rust: Rust) -> anyhow::Result<PathBuf> {
 fn settings(library: &str) -> [(&'static str, String); 4] {
     let multiarch = "aarch64-linux-gnu";
     let link = ["--sysroot={}", "-B{}/usr/lib/M", "-L{}/usr/lib/M", "-L{}/lib/M"]
-        .map(|argument| format!("-Clink-arg={}", argument.replace("{}", library).replace('M', multiarch)));
+        .map(|argument| format!("-C link-arg={}", argument.replace('M', multiarch).replace("{}", library)));
     [
         ("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc".to_owned()),
         (
@@ -91,7 +91,7 @@ fn in_debian(library: &Path, target: &Path) -> anyhow::Result<()> {
         (workspace(), "/src"),
         (library.to_owned(), LIBRARY),
         (target.to_owned(), "/target"),
-        (home.join("registry"), "/registry"),
+        (home.join("registry"), "/cargo"),
     ];
     let mut script = String::from("set -e\n");
     for (from, to) in &mounts {
@@ -101,19 +101,27 @@ fn in_debian(library: &Path, target: &Path) -> anyhow::Result<()> {
     }
     let root = quoted(&compiler)?;
     script +=
-        &format!("mount -t proc proc {root}/proc\nmount --bind /dev {root}/dev\nmkdir -p {root}/cargo\n");
-    script += &format!("ln -sfn /registry {root}/cargo/registry\nexec chroot {root} \"$@\"\n");
+        &format!("mount -t proc proc {root}/proc\nmount --bind /dev {root}/dev\nmkdir -p {root}/cargohome\n");
+    script += &format!("ln -sfn /cargo {root}/cargohome/registry\nexec chroot {root} \"$@\"\n");
 
     let mut process = Process::new("unshare");
     process.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", "env", "-i"]);
-    process.args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "CARGO_HOME=/cargo"]);
+    process.args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "CARGO_HOME=/cargohome"]);
     process.args(["CARGO_TARGET_DIR=/target", "CARGO_NET_OFFLINE=true"]);
     process.args(settings(LIBRARY).map(|(name, value)| format!("{name}={value}")));
-    if let Ok(commit) = std::env::var("TRIAGED_COMMIT") {
-        process.arg(format!("TRIAGED_COMMIT={commit}"));
-    }
+    // There is no git in that folder.
+    process.arg(format!("TRIAGED_COMMIT={}", commit()));
     process.args(["sh", "-c", &format!("cd /src && exec cargo {}", CARGO.join(" "))]);
     finish(&mut process, "util-linux")
+}
+
+/// What is built: as it is said, or git's word.
+fn commit() -> String {
+    let said = std::env::var("TRIAGED_COMMIT").ok().filter(|commit| !commit.is_empty());
+    said.unwrap_or_else(|| {
+        let git = Process::new("git").args(["rev-parse", "HEAD"]).current_dir(workspace()).output();
+        git.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    })
 }
 
 /// For a shell.
