@@ -91,8 +91,8 @@ def tiny_zoo(zoo):
         multitask.identification.out = torch.nn.Linear(4, 1, bias=False)
         with torch.no_grad():
             multitask.identification.out.weight *= 4
-        export.write_lungs(str(zoo / "lungs"), lungs, text)
-        export.write_multitask(str(zoo / "multitask-spatial-1"), multitask, text)
+        export.write(str(zoo / "lungs"), "lungs", lungs, text)
+        export.write(str(zoo / "multitask-spatial-1"), "multitask-spatial-1", multitask, text)
         try:
             made = golden(zoo)
         except reference.NotEvaluated:

@@ -9,9 +9,9 @@ import torch
 from onnx import TensorProto
 
 from paper_like import randomize
-from triage_models import export
+from triage_models import export, from_zoo
 from triage_models.interpret import Interpreter, Unsupported
-from triage_models.nets import LungNet, MultitaskSpatial
+from triage_models.nets import LungNet, MultitaskLatent, MultitaskSpatial
 
 DESCRIPTION = {
     "version": "0",
@@ -29,8 +29,8 @@ def zoo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     torch.manual_seed(0)
     lungs, multitask = randomize(LungNet(), 3), randomize(MultitaskSpatial(), 4)
-    export.write_lungs(str(folder / "lungs"), lungs, DESCRIPTION)
-    export.write_multitask(str(folder / "multitask"), multitask, DESCRIPTION)
+    export.write(str(folder / "lungs"), "lungs", lungs, DESCRIPTION)
+    export.write(str(folder / "multitask"), "multitask-spatial-1", multitask, DESCRIPTION)
     return folder, lungs, multitask
 
 
@@ -102,7 +102,7 @@ def test_a_weight_beyond_16_bits_is_refused(zoo):
     with torch.no_grad():
         net.backbone.stem.weight[0, 0, 0, 0] = 1e6
     with pytest.raises(export.ExportError, match="65504"):
-        export.lungs_graph(net)
+        export.slices_graph(net, "lungs")
 
 
 def test_interpreter_refuses_other_operators(tmp_path):
@@ -120,3 +120,58 @@ def test_norm_is_exact_in_double():
     x = torch.randn(1, 4, 2, 2)
     want = norm.double()(x.double()).detach().numpy()
     assert np.allclose(x.numpy() * scale[:, None, None] + shift[:, None, None], want, atol=1e-12)
+
+
+@pytest.mark.parametrize("name, net", [("multitask-spatial-4", MultitaskSpatial(4)), ("multitask-latent", MultitaskLatent())])
+def test_other_features(tmp_path, name, net):
+    net = randomize(net, 6)
+    export.write(str(tmp_path), name, net, DESCRIPTION)
+    x, p = torch.rand(2, 1, 37, 41), torch.randn(2, net.pooled_size())
+    with torch.no_grad():
+        wanted = (*net(x), net.identification(p))
+    for run_model, run_head in zip(runners(tmp_path / "model.onnx"), runners(tmp_path / "head.onnx")):
+        for got, want in zip((*run_model(x), *run_head(p)), wanted):
+            assert got.shape == want.shape
+            assert float((got - want).abs().max()) < TOLERANCE * max(1.0, float(want.abs().max()))
+
+
+def test_unet2d_has_the_graph_of_the_lung_net(tmp_path):
+    tomllib = pytest.importorskip("tomllib")
+    net = randomize(LungNet(), 7)
+    export.write(str(tmp_path), "unet2d", net, DESCRIPTION)
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    assert [o.name for o in model.graph.output] == ["lesions"] and [i.name for i in model.graph.input] == ["slice"]
+    card = tomllib.loads((tmp_path / "card.toml").read_text(encoding="utf-8"))
+    assert card["task"] == "lesions" and card["thresholds"] == {"probability": 0.2} and card["files"] == {"model": "model.onnx"}
+
+
+@pytest.mark.parametrize(
+    "name, task, thresholds",
+    [
+        ("unet3d", "lesions3d", {"probability": 0.2}),
+        ("resnet50", "series", {"operating_point": 0.5}),
+        ("multitask-latent", "multitask", {"probability": 0.2, "operating_point": 0.5}),
+    ],
+)
+def test_card_of_a_method_without_weights(tmp_path, name, task, thresholds):
+    tomllib = pytest.importorskip("tomllib")
+    export.write_zoo(str(tmp_path), name, {}, DESCRIPTION)
+    card = tomllib.loads((tmp_path / "card.toml").read_text(encoding="utf-8"))
+    assert card["trained"] is False and "files" not in card and "sha256" not in card
+    assert card["task"] == task and card["thresholds"] == thresholds and card.get("patch") == (export.PATCH if name == "unet3d" else None)
+    assert [p.name for p in tmp_path.iterdir()] == ["card.toml"]
+
+
+def test_weights_come_back_from_the_zoo(zoo):
+    folder, lungs, multitask = zoo
+    back = from_zoo.load(MultitaskSpatial(), str(folder / "multitask/model.onnx"))
+    from_zoo.load_head(back.identification, str(folder / "multitask/head.onnx"))
+    assert export.multitask_graph(back).SerializeToString() == (folder / "multitask/model.onnx").read_bytes()
+    assert export.head_graph(back.identification).SerializeToString() == (folder / "multitask/head.onnx").read_bytes()
+    # The 2-D U-Net has the same layers as backbone and lesion head.
+    unet = from_zoo.load(LungNet(), str(folder / "multitask/model.onnx"))
+    x = torch.rand(1, 1, 21, 30)
+    with torch.no_grad():
+        assert torch.allclose(unet(x), back(x)[1], atol=1e-5)
+    with pytest.raises(from_zoo.ZooError, match="where the net has"):
+        from_zoo.load(MultitaskSpatial(), str(folder / "multitask/head.onnx"))

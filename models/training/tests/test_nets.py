@@ -84,3 +84,46 @@ def test_identification_head_layers():
     assert head.out.bias is None and isinstance(head.dropout, nn.Dropout)
     head.eval()
     assert head(torch.randn(3, 4680)).shape == (3, 1)
+
+
+@pytest.mark.parametrize("level, channels", [(2, 8), (3, 16), (4, 32), (5, 64), (6, 128), (7, 256)])
+def test_features_of_a_level(level, channels):
+    net = nets.MultitaskSpatial(level).eval()
+    with torch.no_grad():
+        features, lesions = net(torch.rand(9, 1, 37, 52))
+    rows, columns = 37, 52
+    for _ in range(level - 1):
+        rows, columns = -(-rows // 2), -(-columns // 2)
+    assert features.shape == (9, channels, rows, columns) and lesions.shape == (9, 1, 37, 52)
+    vector = net.pool(features)
+    assert vector.shape == (585 * channels,) == (net.identification.hidden.in_features,)
+    assert torch.equal(vector[:channels], features.amax(dim=(0, 2, 3)))
+
+
+def test_level_1_is_the_map_before_the_lesion_head():
+    net = nets.MultitaskSpatial().eval()
+    x = torch.rand(1, 1, 20, 24)
+    with torch.no_grad():
+        features, lesions = net(x)
+        assert torch.equal(features, net.backbone(x)) and torch.equal(lesions, net.lesions(features))
+
+
+def test_latent_features_have_no_place_in_the_plane():
+    net = nets.MultitaskLatent().eval()
+    with torch.no_grad():
+        features, lesions = net(torch.rand(11, 1, 70, 65))
+    assert features.shape == (11, 256) and lesions.shape == (11, 1, 70, 65)
+    vector = net.pool(features)
+    assert vector.shape == (3840,) == (net.identification.hidden.in_features,)
+    # Level by level, channel-major inside a level: the second level's windows of 11 slices are 0 to 5 and 5 to 10.
+    assert torch.equal(vector[:256], features.amax(0))
+    assert torch.equal(vector[256:768].reshape(256, 2), torch.stack([features[:6].amax(0), features[5:].amax(0)], 1))
+
+
+def test_pyramid_along_the_slices_is_max_pool1d_level_by_level():
+    vectors = torch.randn(5, 19)
+    levels = []
+    for level in range(4):
+        stride = 19 // 2**level
+        levels.append(functional.max_pool1d(vectors[None], 19 - (2**level - 1) * stride, stride).flatten())
+    assert torch.equal(nets.pyramid_max_pool_1d(vectors), torch.cat(levels))

@@ -61,8 +61,8 @@ def test_split_of_a_single_voxel_is_the_right_lung():
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("zoo"))
-    export.write_lungs(os.path.join(folder, "lungs"), randomize(LungNet(), 7), DESCRIPTION)
-    export.write_multitask(os.path.join(folder, "multitask-spatial-1"), randomize(MultitaskSpatial(), 8), DESCRIPTION)
+    export.write(os.path.join(folder, "lungs"), "lungs", randomize(LungNet(), 7), DESCRIPTION)
+    export.write(os.path.join(folder, "multitask-spatial-1"), "multitask-spatial-1", randomize(MultitaskSpatial(), 8), DESCRIPTION)
     return folder
 
 

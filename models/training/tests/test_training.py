@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from triage_models import augment, data, train_identification, train_lungs, train_multitask
+from triage_models import augment, data, demo_lesions, demo_lungs, train, train_identification
 
 
 def chest(rng, size):
@@ -110,14 +110,28 @@ def test_extent_of_a_lesion_is_what_was_asked(extent):
 
 def test_augmentation_repeats_with_its_seed(root):
     groups = [data.lung_slices(root, False)]
-    first, again = (train_lungs.batch(np.random.RandomState(5), groups, [1.0], 2) for _ in range(2))
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
-    assert 0 <= float(first[0].min()) and float(first[0].max()) <= 1
+    first, again = (demo_lungs.batch(np.random.RandomState(5), groups, [1.0], 2) for _ in range(2))
+    assert torch.equal(first["slices"], again["slices"]) and torch.equal(first["masks"], again["masks"])
+    assert 0 <= float(first["slices"].min()) and float(first["slices"].max()) <= 1
+
+
+def test_unet2d_sees_the_sick_alone_and_unet2d_plus_half_and_half(root):
+    phantoms = os.path.join(root, "phantoms.npz")
+    groups = demo_lesions.groups_of("unet2d", root, phantoms)
+    assert set(groups) == {"doctor", "pseudo", "synthetic", "sick_phantom"}
+    assert {s.name.split("_")[0] for s in groups["sick_phantom"][0]} == {"1"}
+    plus = demo_lesions.groups_of("unet2d-plus", root, phantoms)
+    assert {s.name.split("_")[0] for s in plus["healthy_phantom"][0]} == {"2"}
+    assert sum(plus[name][1] for name in ("healthy", "healthy_phantom")) == pytest.approx(0.5)
+    assert sum(group[1] for group in plus.values()) == pytest.approx(1.0)
+    rng = np.random.RandomState(0)
+    healthy = {name: plus[name] for name in ("healthy", "healthy_phantom")}
+    assert float(demo_lesions.batch(rng, healthy, 4)["masks"].max()) == 0
 
 
 def test_positive_weight_raises_the_cost_of_a_miss():
     logits, masks = torch.full((1, 1, 4, 4), -2.0), torch.ones(1, 1, 4, 4)
-    plain, raised = (train_multitask.lesion_loss(logits, masks, torch.tensor([[1.0, w]])) for w in (1.0, 3.0))
+    plain, raised = (demo_lesions.lesion_loss(logits, masks, torch.tensor([[1.0, w]])) for w in (1.0, 3.0))
     assert float(raised) > float(plain)
 
 
@@ -126,20 +140,23 @@ def run(module, monkeypatch, *arguments):
     module.main()
 
 
-def test_two_nets_train_a_step_and_resume(root, tmp_path, monkeypatch):
+def test_the_demonstrations_nets_train_a_step(root, tmp_path, monkeypatch):
     phantoms = os.path.join(root, "phantoms.npz")
-    common = ["--steps", 1, "--batch", 2, "--phantoms", phantoms]
-    run(train_lungs, monkeypatch, root, "--out", tmp_path / "lungs", *common)
-    quality = json.loads((tmp_path / "lungs" / "quality.json").read_text())
-    assert 0 <= quality["slices_volume_dice"] <= 1 and 0 <= quality["volume_volume_dice"] <= 1
-    run(train_lungs, monkeypatch, root, "--out", tmp_path / "again", "--resume", tmp_path / "lungs" / "last.pt", *common)
-    run(train_multitask, monkeypatch, root, "--out", tmp_path / "multitask", *common)
-    assert "dice_0.2" in json.loads((tmp_path / "multitask" / "quality.json").read_text())
-    before = torch.load(tmp_path / "multitask" / "last.pt")
+    common = ["--data", root, "--steps", 1, "--batch", 2, "--threads", 1, "--phantoms", phantoms]
+    run(train, monkeypatch, "lungs", "--out", tmp_path / "lungs", *common)
+    assert 0 <= json.loads((tmp_path / "lungs" / "figures.json").read_text())["slices_volume_dice"] <= 1
+    run(train, monkeypatch, "multitask-spatial-1", "--out", tmp_path / "multitask", *common)
+    run(train, monkeypatch, "unet2d", "--out", tmp_path / "unet2d", "--init", tmp_path / "lungs" / "weights.pt", *common)
+    before = torch.load(tmp_path / "multitask" / "weights.pt")
     run(
-        train_identification, monkeypatch, root, "--resume", tmp_path / "multitask" / "last.pt", "--phantoms", phantoms,
-        "--out", tmp_path / "identification", "--rounds", 1, "--phantom-views", 1, "--steps", 2,
+        train_identification, monkeypatch, "multitask-spatial-4", "--data", root, "--backbone", tmp_path / "multitask" / "weights.pt",
+        "--phantoms", phantoms, "--out", tmp_path / "identification", "--rounds", 1, "--phantom-views", 1, "--steps", 2, "--threads", 1,
     )
-    after = torch.load(tmp_path / "identification" / "last.pt")
-    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
-    assert changed == {"identification"}, "only the head may learn"
+    after = torch.load(tmp_path / "identification" / "weights.pt")
+    assert all(torch.equal(before[key], after[key]) for key in before if not key.startswith("identification")), "only the head may learn"
+    assert after["identification.hidden.weight"].shape == (1024, 32 * 585)
+
+
+def test_methods_that_the_demonstrations_data_cannot_train(root, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="no volumes with a diagnosis"):
+        run(train, monkeypatch, "resnet50", "--data", root, "--out", tmp_path)

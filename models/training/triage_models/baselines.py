@@ -1,13 +1,13 @@
 """Two nets that the paper compares its own with (Table 2): the 3-D U-Net and ResNet50, at full size.
 
-Owns the architectures and nothing else. No weights of them are shipped: they prove that engines run such nets.
+Owns the architectures and nothing else. No weights of them are shipped.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from .nets import UP_LUNGS, Logits, UNet
+from .nets import UP_LUNGS, IdentificationHead, Logits, UNet, pyramid_max_pool_1d
 
 
 class VolumeNet(nn.Module):
@@ -66,13 +66,24 @@ class ResNet50(nn.Module):
         return self.features(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
 
 
-class SeriesHead(nn.Module):
+class SeriesHead(IdentificationHead):
     """The features of a series, pooled over its slices in 1 + 2 + 4 + 8 windows [N, 15000] -> logit of COVID-19 [N, 1]."""
 
     def __init__(self):
+        super().__init__(15 * 1000, bias=True)
+
+
+class SeriesNet(nn.Module):
+    """ResNet50 of Table 2: slices -> 1000 features each; `pool` makes the vector of a series, `identification` its logit."""
+
+    def __init__(self):
         super().__init__()
-        self.hidden = nn.Linear(15 * 1000, 1024)
-        self.out = nn.Linear(1024, 1)
+        self.backbone = ResNet50()
+        self.identification = SeriesHead()
+
+    def pool(self, features):
+        """Features of a series' slices, head first [D, 1000] -> vector [15000]."""
+        return pyramid_max_pool_1d(features.T)
 
     def forward(self, x):
-        return self.out(functional.relu(self.hidden(x)))
+        return self.backbone(x)

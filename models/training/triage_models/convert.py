@@ -212,11 +212,11 @@ def main():
     try:
         if args.lungs:
             net = lungs_from(read_state(args.lungs))
-            export.write_lungs(os.path.join(args.out, "lungs"), net, describe(args.lungs, args))
+            export.write(os.path.join(args.out, "lungs"), "lungs", net, describe(args.lungs, args))
         if args.multitask:
             net = multitask_from(read_state(args.multitask))
             folder = os.path.join(args.out, "multitask-spatial-1")
-            export.write_multitask(folder, net, describe(args.multitask, args))
+            export.write(folder, "multitask-spatial-1", net, describe(args.multitask, args))
     except (ConversionError, export.ExportError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .nets import LEVEL_CHANNELS, MultitaskLatent
+
 OPSET = 17
 IR_VERSION = 8
 
@@ -88,20 +90,22 @@ class Graph:
             x = self.block(x, block, output if i == len(run) - 1 else None)
         return x
 
-    def unet(self, x, net, output=None):
+    def unet(self, x, net, outputs=()):
+        """The maps of all levels of the way up, the finest first, then the bridge's; `outputs` are names for some: {level: name}."""
+        outputs = dict(outputs)
         x = self.conv(x, net.stem)
         skips = []
         for level in net.down:
             x = self.run(x, level)
             skips.append(x)
             x = self.node("MaxPool", [x], kernel_shape=[2] * net.axes, strides=[2] * net.axes, ceil_mode=1)
-        x = self.run(x, net.bridge)
+        maps = [self.run(x, net.bridge, outputs.get(len(skips) + 1))]
         for i in reversed(range(len(skips))):
             # The skip has the same batch and channels, so its shape is the size to resize to.
             size = self.node("Shape", [skips[i]])
-            x = self.node("Resize", [x, "", "", size], mode="linear", coordinate_transformation_mode="half_pixel")
-            x = self.run(self.node("Add", [x, skips[i]]), net.up[i], output if i == 0 else None)
-        return x
+            x = self.node("Resize", [maps[0], "", "", size], mode="linear", coordinate_transformation_mode="half_pixel")
+            maps.insert(0, self.run(self.node("Add", [x, skips[i]]), net.up[i], outputs.get(i + 1)))
+        return maps
 
     def bottleneck(self, x, block):
         """A block of ResNet50."""
@@ -142,38 +146,40 @@ def scale_and_shift(norm):
     return scale, array(norm.bias) - array(norm.running_mean) * scale
 
 
-def lungs_graph(net):
-    """slice [N, 1, H, W] -> lungs [N, 1, H, W], logits."""
+def slices_graph(net, name):
+    """slice [N, 1, H, W] -> `name` [N, 1, H, W], logits: the lung net or the 2-D U-Net."""
     graph = Graph()
-    graph.logits(graph.unet("slice", net.backbone), net.head, "lungs")
+    graph.logits(graph.unet("slice", net.backbone)[0], net.head, name)
     shape = ["N", 1, "H", "W"]
-    return graph.model("lungs", {"slice": shape}, {"lungs": shape})
+    return graph.model(name, {"slice": shape}, {name: shape})
 
 
 def multitask_graph(net):
-    """slice [N, 1, H, W] -> features [N, 8, H, W] and lesions [N, 1, H, W], logits."""
-    graph = Graph()
-    features = graph.unet("slice", net.backbone, "features")
-    graph.logits(graph.block(features, net.lesions[0]), net.lesions[1], "lesions")
-    shape = ["N", 1, "H", "W"]
-    return graph.model(
-        "multitask_spatial_1", {"slice": shape}, {"features": ["N", 8, "H", "W"], "lesions": shape}
-    )
+    """slice [N, 1, H, W] -> features [N, C, h, w] (latent: [N, C]) and lesions [N, 1, H, W], logits."""
+    graph, latent = Graph(), isinstance(net, MultitaskLatent)
+    maps = graph.unet("slice", net.backbone, {} if latent else {net.level: "features"})
+    if latent:
+        graph.node("Flatten", [graph.node("GlobalMaxPool", [maps[-1]])], "features")
+    graph.logits(graph.block(maps[0], net.lesions[0]), net.lesions[1], "lesions")
+    shape, channels = ["N", 1, "H", "W"], LEVEL_CHANNELS[net.level - 1]
+    size = {True: [], False: ["H", "W"] if net.level == 1 else ["h", "w"]}[latent]
+    name = "multitask_latent" if latent else f"multitask_spatial_{net.level}"
+    return graph.model(name, {"slice": shape}, {"features": ["N", channels] + size, "lesions": shape})
 
 
 def head_graph(head):
-    """pyramid [N, 4680] -> covid [N, 1], logit."""
+    """pyramid [N, pooled features] -> covid [N, 1], logit."""
     graph = Graph()
     graph.linear(graph.relu(graph.linear("pyramid", head.hidden)), head.out, "covid")
     return graph.model("identification", {"pyramid": ["N", head.hidden.in_features]}, {"covid": ["N", 1]})
 
 
 def volume_graph(net):
-    """volume [N, 1, D, H, W] -> lesions [N, 1, D, H, W], logits."""
+    """patch [N, 1, D, H, W] -> lesions [N, 1, D, H, W], logits."""
     graph = Graph()
-    graph.logits(graph.unet("volume", net.backbone), net.head, "lesions")
+    graph.logits(graph.unet("patch", net.backbone)[0], net.head, "lesions")
     shape = ["N", 1, "D", "H", "W"]
-    return graph.model("volume", {"volume": shape}, {"lesions": shape})
+    return graph.model("volume", {"patch": shape}, {"lesions": shape})
 
 
 def resnet_graph(net):
@@ -198,16 +204,16 @@ def toml_value(value):
         return "{ " + ", ".join(f"{k} = {toml_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_value(v) for v in value) + "]"
-    return repr(value)
+    return repr(value).lower() if isinstance(value, bool) else repr(value)
 
 
-SECTIONS = ("input", "thresholds", "data", "quality", "not_measured")
+SECTIONS = ("input", "thresholds", "patch", "data", "quality", "not_measured")
 
 
 def card_text(card):
     """`card.toml` of a card given as a dictionary with the sections as dictionaries."""
     lines = [f"{key} = {toml_value(value)}" for key, value in card.items() if key not in SECTIONS]
-    for section in SECTIONS:
+    for section in (s for s in SECTIONS if s in card):
         lines += ["", f"[{section}]"] + [f"{k} = {toml_value(v)}" for k, v in card[section].items()]
     return "\n".join(lines) + "\n"
 
@@ -226,16 +232,30 @@ INPUT = {
     ],
     "preferred_slice_thickness_mm": [1.0, 3.0],
 }
+# Name: (task, method).
 METHODS = {
     "lungs": ("lungs", "lung net, Goncharov et al. 2020"),
-    "multitask": ("multitask-spatial-1", "Multitask-Spatial-1, Goncharov et al. 2020"),
+    "unet2d": ("lesions", "2-D U-Net, Goncharov et al. 2020"),
+    "unet2d-plus": ("lesions", "2-D U-Net+, Goncharov et al. 2020"),
+    "unet3d": ("lesions3d", "3-D U-Net, Goncharov et al. 2020"),
+    "resnet50": ("series", "ResNet50, as in Goncharov et al. 2020"),
+    "multitask-latent": ("multitask", "Multitask-Latent, Goncharov et al. 2020"),
 }
+METHODS.update({f"multitask-spatial-{n}": ("multitask", f"Multitask-Spatial-{n}, Goncharov et al. 2020") for n in range(1, 8)})
+PATCH = {"size": 160}
 
 
-def write_zoo(folder, task, graphs, description):
-    """Writes the graphs ({"model": ..., "head": ...}) and their card into `folder`.
+def thresholds(task):
+    """Where probabilities become decisions: the paper's for voxels, 0.5 for a study."""
+    voxels = {"lungs": {"probability": 0.5}, "series": {}}.get(task, {"probability": 0.2})
+    return dict(voxels, **({"operating_point": 0.5} if task in ("multitask", "series") else {}))
 
-    `description` holds version, licence and the sections data, quality and not_measured.
+
+def write_zoo(folder, name, graphs, description):
+    """Writes the graphs ({"model": ..., "head": ...}) of the method `name` and their card into `folder`.
+
+    `description` holds version, licence and the sections data, quality and not_measured. No graphs: the card of a method
+    that has a recipe but no weights.
     """
     os.makedirs(folder, exist_ok=True)
     files = {key: f"{key}.onnx" for key in graphs}
@@ -245,29 +265,29 @@ def write_zoo(folder, task, graphs, description):
         digests[key] = hashlib.sha256(blob).hexdigest()
         with open(os.path.join(folder, files[key]), "wb") as file:
             file.write(blob)
-    name, method = METHODS[task]
-    card = {
-        "name": name,
-        "version": description["version"],
-        "task": task,
-        "method": method,
-        "licence": description["licence"],
-        "files": files,
-        "sha256": digests,
-        "input": INPUT,
-        "thresholds": {"probability": 0.5} if task == "lungs" else {"probability": 0.2, "operating_point": 0.5},
-    }
+    task, method = METHODS[name]
+    card = {"name": name, "version": description["version"], "task": task, "method": method, "licence": description["licence"]}
+    card.update({"files": files, "sha256": digests} if graphs else {"trained": False})
+    card.update({"input": INPUT, "thresholds": thresholds(task)})
+    if task == "lesions3d":
+        card["patch"] = PATCH
     card.update({section: description[section] for section in ("data", "quality", "not_measured")})
     with open(os.path.join(folder, "card.toml"), "w", encoding="utf-8") as file:
         file.write(card_text(card))
 
 
-def write_lungs(folder, net, description):
-    """The lung net as a zoo folder."""
-    write_zoo(folder, "lungs", {"model": lungs_graph(net)}, description)
+def graphs_of(name, net):
+    """The graphs of a trained net."""
+    task = METHODS[name][0]
+    if task == "lesions3d":
+        return {"model": volume_graph(net)}
+    if task == "series":
+        return {"model": resnet_graph(net.backbone), "head": head_graph(net.identification)}
+    if task == "multitask":
+        return {"model": multitask_graph(net), "head": head_graph(net.identification)}
+    return {"model": slices_graph(net, task)}
 
 
-def write_multitask(folder, net, description):
-    """Multitask-Spatial-1 as a zoo folder."""
-    graphs = {"model": multitask_graph(net), "head": head_graph(net.identification)}
-    write_zoo(folder, "multitask", graphs, description)
+def write(folder, name, net, description):
+    """A trained net as a zoo folder."""
+    write_zoo(folder, name, graphs_of(name, net), description)

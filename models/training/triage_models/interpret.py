@@ -43,6 +43,8 @@ OPERATORS = {
     "MaxPool": max_pool,
     "Resize": resize,
     "Gemm": gemm,
+    "GlobalMaxPool": lambda x: x.amax(dim=(2, 3), keepdim=True),
+    "Flatten": lambda x: x.flatten(1),
     "Relu": functional.relu,
     "Add": torch.add,
     "Shape": lambda x: torch.tensor(x.shape),

@@ -1,9 +1,9 @@
-"""The paper's lung net and Multitask-Spatial-1, layer by layer (Goncharov et al., 2020).
+"""The paper's 2-D nets, layer by layer (Goncharov et al., 2020): lung net, 2-D U-Net, Multitask-Spatial and Multitask-Latent.
 
 Owns the architectures and nothing else: no data, no training, no files.
 
 A slice is a float tensor [N, 1, H, W], windowed to [0, 1], on the 2 mm grid, of any H and W.
-Both nets are pre-activation residual U-Nets of 7 levels: max-pooling by 2 in ceil mode on the way
+All are pre-activation residual U-Nets of 7 levels: max-pooling by 2 in ceil mode on the way
 down, bilinear resizing to the skip's own size on the way up, merged with the skip by addition.
 """
 
@@ -18,7 +18,10 @@ UP_LUNGS = ((8, 8, 8), (16, 16, 8), (32, 32, 16), (64, 64, 32), (128, 128, 64), 
 UP_MULTITASK = ((8, 8),) + UP_LUNGS[1:]
 
 FEATURES = 8
+# Channels of the maps that level l of the up path gives, l = 1 (the finest) to 6; 7 is the bridge.
+LEVEL_CHANNELS = (8, 8, 16, 32, 64, 128, 256)
 PYRAMID_LEVELS = 4
+HIDDEN = 1024
 
 # By number of axes: slices or volumes.
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -62,17 +65,21 @@ class UNet(nn.Module):
         self.up = nn.ModuleList([run(widths, axes) for widths in up])
 
     def forward(self, x):
+        return self.maps(x)[0]
+
+    def maps(self, x):
+        """The maps of all levels of the way up, the finest first; the seventh is the bridge's."""
         x = self.stem(x)
         skips = []
         for level in self.down:
             x = level(x)
             skips.append(x)
             x = MAX_POOL[self.axes](x, 2, ceil_mode=True)
-        x = self.bridge(x)
+        maps = [self.bridge(x)]
         for level, skip in zip(reversed(self.up), reversed(skips)):
-            x = functional.interpolate(x, size=skip.shape[2:], mode=LINEAR[self.axes], align_corners=False)
-            x = level(x + skip)
-        return x
+            x = functional.interpolate(maps[0], size=skip.shape[2:], mode=LINEAR[self.axes], align_corners=False)
+            maps.insert(0, level(x + skip))
+        return maps
 
 
 class Logits(nn.Module):
@@ -88,7 +95,10 @@ class Logits(nn.Module):
 
 
 class LungNet(nn.Module):
-    """Slices [N, 1, H, W] -> lung logits [N, 1, H, W]."""
+    """Slices [N, 1, H, W] -> logits [N, 1, H, W]: of lung, or, as the 2-D U-Net of Table 2, of lesion.
+
+    A run of 8 8 8 and a head are the same layers as the multitask net's run of 8 8, block and head.
+    """
 
     def __init__(self):
         super().__init__()
@@ -134,28 +144,74 @@ def pyramid_max_pool(volume):
     return torch.cat(pooled)
 
 
-class IdentificationHead(nn.Module):
-    """Pyramid features [N, 4680] -> logits [N, 1]."""
+def pyramid_max_pool_1d(vectors):
+    """Pyramid max-pooling along the slices: [C, D] -> [C * 15]; level by level, channel-major inside a level, then slice."""
+    return torch.cat(
+        [
+            torch.stack([vectors[:, start:stop].amax(dim=1) for start, stop in pyramid_windows(vectors.shape[1], level)], 1).reshape(-1)
+            for level in range(PYRAMID_LEVELS)
+        ]
+    )
 
-    def __init__(self, dropout=0.5):
+
+class IdentificationHead(nn.Module):
+    """Pooled features [N, `inputs`] -> logits [N, 1]."""
+
+    def __init__(self, inputs=PYRAMID_SIZE, dropout=0.5, bias=False):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.hidden = nn.Linear(PYRAMID_SIZE, 1024)
-        self.out = nn.Linear(1024, 1, bias=False)
+        self.hidden = nn.Linear(inputs, HIDDEN)
+        self.out = nn.Linear(HIDDEN, 1, bias=bias)
 
     def forward(self, x):
         return self.out(self.dropout(functional.relu(self.hidden(self.dropout(x)))))
 
 
 class MultitaskSpatial(nn.Module):
-    """Slices -> (features [N, 8, H, W], lesion logits [N, 1, H, W]); `identification` on the pyramid."""
+    """Multitask-Spatial-`level`: slices -> (features [N, C, h, w], lesion logits [N, 1, H, W]).
 
-    def __init__(self):
+    The features are the maps of `level` of the way up, of size ceil(H / 2^(level - 1)); `pool` makes the vector of a series of
+    them, and `identification` its logit.
+    """
+
+    def __init__(self, level=1):
         super().__init__()
+        self.level = level
         self.backbone = UNet(UP_MULTITASK)
         self.lesions = nn.Sequential(ResidualBlock(FEATURES, FEATURES), Logits())
-        self.identification = IdentificationHead()
+        self.identification = IdentificationHead(self.pooled_size())
+
+    def pooled_size(self):
+        return LEVEL_CHANNELS[self.level - 1] * sum(8**level for level in range(PYRAMID_LEVELS))
+
+    def features(self, maps):
+        return maps[self.level - 1]
+
+    def pool(self, features):
+        """Features of a series' slices, head first [D, C, h, w] -> vector."""
+        return pyramid_max_pool(features.permute(1, 2, 3, 0))
 
     def forward(self, x):
-        features = self.backbone(x)
-        return features, self.lesions(features)
+        maps = self.backbone.maps(x)
+        return self.features(maps), self.lesions(maps[0])
+
+
+class MultitaskLatent(MultitaskSpatial):
+    """Multitask-Latent: slices -> (features [N, 256], lesion logits [N, 1, H, W]).
+
+    The paper: the encoder's output, with "no explicit spatial structure in the axial plane". Its code is not public; here the
+    largest value of each of the bridge's 256 maps, pooled along the slices as ResNet50's features are.
+    """
+
+    def __init__(self):
+        super().__init__(level=7)
+
+    def pooled_size(self):
+        return LEVEL_CHANNELS[-1] * sum(2**level for level in range(PYRAMID_LEVELS))
+
+    def features(self, maps):
+        return maps[-1].amax(dim=(2, 3))
+
+    def pool(self, features):
+        """Features of a series' slices, head first [D, 256] -> vector."""
+        return pyramid_max_pool_1d(features.T)

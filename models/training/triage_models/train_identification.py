@@ -1,4 +1,4 @@
-"""Trains the identification head on the frozen backbone: `python -m triage_models.train_identification`.
+"""Trains a demonstration's identification head on a frozen backbone: `python -m triage_models.train_identification METHOD`.
 
 Owns the volumes that the head learns from and its recipe. There are too few whole volumes with a
 diagnosis, so it learns from pairs: the same CT as it is (negative), with ground glass and
@@ -18,8 +18,8 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from . import augment, data
-from .nets import MultitaskSpatial, pyramid_max_pool
+from . import augment, data, from_zoo
+from .nets import MultitaskLatent, MultitaskSpatial
 
 # Slices of an example: maxima grow with their number, so it varies.
 SLICES = (16, 24, 40, 56)
@@ -158,8 +158,8 @@ def pyramid_of(net, hu):
     """Pooled features of a volume in HU."""
     small = torch.from_numpy(np.ascontiguousarray(data.window(hu).transpose(2, 0, 1)))[:, None]
     with torch.no_grad():
-        maps = torch.cat([net.backbone(small[k : k + 4].contiguous(memory_format=torch.channels_last)) for k in range(0, len(small), 4)])
-    return pyramid_max_pool(maps.permute(1, 2, 3, 0))
+        parts = [small[k : k + 4].contiguous(memory_format=torch.channels_last) for k in range(0, len(small), 4)]
+        return net.pool(torch.cat([net.features(net.backbone.maps(part)) for part in parts]))
 
 
 def collect(net, args):
@@ -204,12 +204,28 @@ def fit(head, features, labels, steps, rate=3e-4):
         optimizer.step()
 
 
+def make(method):
+    """The net of a multitask method."""
+    return MultitaskLatent() if method == "multitask-latent" else MultitaskSpatial(int(method.rpartition("-")[2]))
+
+
+def backbone_of(method, path):
+    """The method's net with backbone and lesion head of Multitask-Spatial-1: a checkpoint, or a `model.onnx` of the zoo."""
+    net = make(method)
+    if path.endswith(".onnx"):
+        return from_zoo.load(net, path)
+    state = {key: value for key, value in torch.load(path).items() if not key.startswith("identification.")}
+    net.load_state_dict(state, strict=False)
+    return net.eval()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data")
-    parser.add_argument("--resume", required=True, help="checkpoint of train_multitask")
+    parser.add_argument("method", help="multitask-spatial-1 to -7, or multitask-latent")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--backbone", required=True, help="weights of `train multitask-spatial-1`, or its model.onnx")
     parser.add_argument("--phantoms", required=True, help="phantoms packed by triage_models.phantoms")
-    parser.add_argument("--out", default="runs/identification")
+    parser.add_argument("--out", required=True)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--phantom-views", type=int, default=2)
     parser.add_argument("--picture-views", type=int, default=4)
@@ -220,9 +236,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     os.makedirs(args.out, exist_ok=True)
-    net = MultitaskSpatial().to(memory_format=torch.channels_last)
-    net.load_state_dict(torch.load(args.resume))
-    net.eval()
+    net = backbone_of(args.method, args.backbone).to(memory_format=torch.channels_last)
     cache = os.path.join(args.out, "features.npz")
     if os.path.exists(cache):
         packed = np.load(cache)
@@ -234,7 +248,7 @@ def main():
     train = torch.from_numpy(~tests)
     fit(net.identification, features[train], labels[train], args.steps)
     report(net.identification, features, labels, tests, names)
-    torch.save(net.state_dict(), os.path.join(args.out, "last.pt"))
+    torch.save(net.state_dict(), os.path.join(args.out, "weights.pt"))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,9 @@
-"""Trains backbone and lesion head of Multitask-Spatial-1: `python -m triage_models.train_multitask`.
+"""The demonstration's recipes of lesion nets: backbone and lesion head of Multitask-Spatial-1, the 2-D U-Net, 2-D U-Net+.
 
-Owns the recipe of the lesion task; the identification head is `train_identification`. Each batch
+Owns the recipe of the lesion task on the slices of `data`; the identification head is `train_identification`. Each batch
 mixes slices labelled by radiologists, pseudo-labelled slices (low weight), healthy slices (empty
 mask) and healthy slices with synthetic opacities (exact mask), all cropped to the lungs.
 """
-
-import argparse
-import json
-import os
-import time
 
 import numpy as np
 import torch
@@ -16,8 +11,9 @@ from scipy import ndimage
 from torch.nn import functional
 
 from . import augment, data
-from .nets import MultitaskSpatial
-from .train_lungs import dice
+from .demo_lungs import dice, falling
+from .loop import Recipe
+from .nets import LungNet, MultitaskSpatial
 
 # Rows and columns of a batch's canvas, drawn evenly: odd sizes for the reason given in `train_lungs`.
 ROWS, COLUMNS = (96, 150), (128, 184)
@@ -30,6 +26,21 @@ SOURCES = {
     "healthy": (0.2, 1.0, 1.0),
     "synthetic": (0.15, 0.7, 1.0),
     "phantom": (0.22, 1.0, 0.6),
+}
+# The 2-D U-Net sees patients with lesions only; of 2-D U-Net+ half of the slices are of people without, with empty masks.
+POSITIVE = {
+    "doctor": (0.48, 1.0, 2.5),
+    "pseudo": (0.2, 0.3, 2.0),
+    "synthetic": (0.14, 0.7, 1.0),
+    "sick_phantom": (0.18, 1.0, 0.6),
+}
+NEGATIVE = {"healthy": (0.8, 1.0, 1.0), "healthy_phantom": (0.2, 1.0, 1.0)}
+METHODS = {
+    "multitask-spatial-1": SOURCES,
+    "unet2d": POSITIVE,
+    "unet2d-plus": {
+        name: (chance / 2, weight, positive) for name, (chance, weight, positive) in {**POSITIVE, **NEGATIVE}.items()
+    },
 }
 
 
@@ -59,7 +70,7 @@ def draw(rng, sources, size):
         if name == "synthetic":
             hu, mask = augment.paste_lesions(rng, hu, lungs)
     else:
-        quarter = 0.0 if name == "phantom" else 0.3
+        quarter = 0.0 if name.endswith("phantom") else 0.3
         hu = sample.hu.astype(np.float32)
         hu, (mask,) = augment.geometry(
             rng, hu, [sample.mask], sample.pixel_mm, size, 25.0, 1.3, prone=0.2, quarter=quarter, edge=0.5
@@ -68,12 +79,14 @@ def draw(rng, sources, size):
 
 
 def batch(rng, sources, count):
-    """A batch of one random canvas size: slices, masks [N, 1, H, W] and weights [N, 2]."""
+    """A batch of one random canvas size: slices and masks [N, 1, H, W], weights [N, 2]."""
     size = rng.randint(*ROWS), rng.randint(*COLUMNS)
     drawn = [draw(rng, sources, size) for _ in range(count)]
-    slices = torch.from_numpy(np.stack([d[0] for d in drawn])[:, None])
-    masks = torch.from_numpy(np.stack([d[1] for d in drawn])[:, None]).float()
-    return slices, masks, torch.tensor([d[2:] for d in drawn], dtype=torch.float32)
+    return {
+        "slices": torch.from_numpy(np.stack([d[0] for d in drawn])[:, None]),
+        "masks": torch.from_numpy(np.stack([d[1] for d in drawn])[:, None]).float(),
+        "weights": torch.tensor([d[2:] for d in drawn], dtype=torch.float32),
+    }
 
 
 def lesion_loss(logits, masks, weights):
@@ -86,6 +99,12 @@ def lesion_loss(logits, masks, weights):
     return entropy + 0.5 * (1 - (2 * overlap + 1) / (total + 1))
 
 
+def lesion_logits(net, x):
+    """Of either kind of net."""
+    found = net(x.contiguous(memory_format=torch.channels_last))
+    return found[-1] if isinstance(found, tuple) else found
+
+
 def probability(net, sample):
     """The lesion probability of a sample at its own resolution, computed on the 2 mm grid."""
     factor = sample.pixel_mm / data.SPACING_MM
@@ -93,7 +112,7 @@ def probability(net, sample):
     net.eval()
     with torch.no_grad():
         small = torch.from_numpy(small)[None, None].to(next(net.parameters()).device)
-        p = torch.sigmoid(net(small)[1])[0, 0].cpu().numpy()
+        p = torch.sigmoid(lesion_logits(net, small))[0, 0].cpu().numpy()
     return ndimage.zoom(p, [n / m for n, m in zip(sample.hu.shape, p.shape)], order=1)
 
 
@@ -109,63 +128,33 @@ def healthy_slices(root):
     return [s for s in samples if s.mask.sum() > 400]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data")
-    parser.add_argument("--out", default="runs/multitask")
-    parser.add_argument("--phantoms", help="phantoms packed by triage_models.phantoms")
-    parser.add_argument("--resume", help="checkpoint to start from")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda: the batches are still made on the processor")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.RandomState(args.seed)
-    os.makedirs(args.out, exist_ok=True)
-
-    healthy = healthy_slices(args.data)
-    groups = {
-        "doctor": data.lesion_slices(args.data, "doctor_train"),
-        "pseudo": data.lesion_slices(args.data, "pseudo_train"),
+def groups_of(method, root, phantoms):
+    """{source: (samples, chance, weight, weight of diseased voxels)} of a method."""
+    healthy = healthy_slices(root)
+    packed = data.phantom_lesions(phantoms) if phantoms else []
+    sick = {s.name.split("_")[0] for s in packed if s.mask.any()}
+    samples = {
+        "doctor": data.lesion_slices(root, "doctor_train"),
+        "pseudo": data.lesion_slices(root, "pseudo_train"),
         "healthy": healthy,
         "synthetic": healthy,
+        "phantom": packed,
+        "sick_phantom": [s for s in packed if s.name.split("_")[0] in sick],
+        "healthy_phantom": [s for s in packed if s.name.split("_")[0] not in sick],
     }
-    if args.phantoms:
-        groups["phantom"] = data.phantom_lesions(args.phantoms)
-    sources = {name: (groups[name],) + SOURCES[name] for name in groups}
-    test = data.lesion_slices(args.data, "doctor_test")
+    return {name: (samples[name],) + METHODS[method][name] for name in METHODS[method] if samples[name]}
 
-    net = MultitaskSpatial().to(args.device, memory_format=torch.channels_last)
-    if args.resume:
-        net.load_state_dict(torch.load(args.resume, map_location=args.device))
-    optimizer = torch.optim.Adam(net.parameters(), args.rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / 20) * (0.5 + 0.5 * np.cos(np.pi * min(1.0, step / args.steps))) + 1e-3,
+
+def recipe(method, root, phantoms=None, steps=4000, batch_size=8, rate=1e-3):
+    """The recipe of `method` on the demonstration's data. No checkpoint is picked by a figure."""
+    sources = groups_of(method, root, phantoms)
+    net = MultitaskSpatial() if method.startswith("multitask") else LungNet()
+    return Recipe(
+        net=net.to(memory_format=torch.channels_last),
+        batch=lambda rng: batch(rng, sources, batch_size),
+        loss=lambda net, b: {"loss": lesion_loss(lesion_logits(net, b["slices"]).float(), b["masks"], b["weights"])},
+        optimizer=torch.optim.Adam,
+        rate=lambda step: rate * falling(step, steps),
+        steps=steps,
+        epoch=200,
     )
-    started, losses = time.time(), []
-    for step in range(1, args.steps + 1):
-        net.train()
-        slices, masks, weights = (t.to(args.device) for t in batch(rng, sources, args.batch))
-        loss = lesion_loss(net(slices.contiguous(memory_format=torch.channels_last))[1], masks, weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-        if step % 20 == 0:
-            print(f"step {step} loss {np.mean(losses[-20:]):.4f} {time.time() - started:.0f} s", flush=True)
-        if step % 200 == 0 or step == args.steps:
-            quality = {"step": step, "seconds": round(time.time() - started), **evaluate(net, test)}
-            print(json.dumps(quality), flush=True)
-            torch.save({k: v.cpu() for k, v in net.state_dict().items()}, os.path.join(args.out, "last.pt"))
-            with open(os.path.join(args.out, "quality.json"), "w") as file:
-                json.dump(quality, file)
-
-
-if __name__ == "__main__":
-    main()
