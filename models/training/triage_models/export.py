@@ -175,11 +175,11 @@ def head_graph(head):
 
 
 def volume_graph(net):
-    """patch [N, 1, D, H, W] -> lesions [N, 1, D, H, W], logits."""
+    """volume [N, 1, D, H, W] -> lesions [N, 1, D, H, W], logits."""
     graph = Graph()
-    graph.logits(graph.unet("patch", net.backbone)[0], net.head, "lesions")
+    graph.logits(graph.unet("volume", net.backbone)[0], net.head, "lesions")
     shape = ["N", 1, "D", "H", "W"]
-    return graph.model("volume", {"patch": shape}, {"lesions": shape})
+    return graph.model("volume", {"volume": shape}, {"lesions": shape})
 
 
 def resnet_graph(net):
