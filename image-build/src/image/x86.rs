@@ -224,12 +224,13 @@ pub fn update_set(built: &Built) -> anyhow::Result<PathBuf> {
         slot.len()
     );
     for (partition, kind) in slot.iter().zip(["root", "verity", "signature"]) {
-        let name = format!("triaged_{version}_{}.{kind}", partition.uuid.to_lowercase());
         let from = built.file(&format!("{kind}.raw"));
         if kind == "signature" {
-            std::fs::copy(from, set.join(name))?;
+            // Nobody finds it by its UUID, and that of the seed is the same in each version.
+            std::fs::copy(from, set.join(format!("triaged_{version}.{kind}")))?;
         } else {
-            let to = std::fs::File::create(set.join(name + ".gz"))?;
+            let name = format!("triaged_{version}_{}.{kind}.gz", partition.uuid.to_lowercase());
+            let to = std::fs::File::create(set.join(name))?;
             let status = tools::command("gzip")?.args(["-1", "-n", "-c"]).arg(from).stdout(to).status()?;
             ensure!(status.success(), "gzip: {status}");
         }

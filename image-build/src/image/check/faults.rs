@@ -27,6 +27,9 @@ pub fn run(
     commissioned: &Machine,
     wanted: &(dyn Fn(&str) -> bool + Sync),
 ) -> anyhow::Result<()> {
+    if wanted("self-test") {
+        self_test(bench)?;
+    }
     if wanted("unsigned") {
         unsigned(bench, first)?;
     }
@@ -37,6 +40,19 @@ pub fn run(
         power_cuts(bench, commissioned)?;
     }
     Ok(())
+}
+
+/// The image as it is delivered: the whole self-test, its phantom included.
+fn self_test(bench: &Bench<'_>) -> anyhow::Result<()> {
+    let built = bench.whole_image(FIRST, &[], bench.place.work.join("test-whole"))?;
+    let mut machine = Machine::new(bench.place, "self-test", &built.disk())?;
+    std::fs::remove_dir_all(&built.out)?;
+    let mut running = machine.start(None)?;
+    let starts = ["Finished triaged-doctor.service", "Failed to start triaged-doctor.service"];
+    let (which, _) = running.wait_any(&starts, 0, 2 * PATIENCE)?;
+    ensure!(which == 0, "the self-test failed; {}", running.serial.display());
+    bench.tell(&format!("whole self-test passed, {} s after power-on (emulated)", running.since.elapsed().as_secs()));
+    running.cut()
 }
 
 /// A copy of the disk, and where its partition `number` begins.

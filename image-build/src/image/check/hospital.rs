@@ -11,7 +11,7 @@ use crate::image::tools;
 use crate::image::vm::{AE_TITLE, CALLER, free_port};
 
 /// Slices of the phantom: few, since an emulated processor evaluates them.
-const SLICES: &str = "16";
+const SLICES: &str = "10";
 /// The host, as QEMU's network shows it to the guest.
 const HOST: &str = "10.0.2.2";
 

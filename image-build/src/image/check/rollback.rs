@@ -26,7 +26,7 @@ const BAD: [Bad; 4] = [
         name: "health",
         version: "1.2.0",
         files: &[(
-            "usr/lib/systemd/system/triaged-doctor.service.d/bad.conf",
+            "usr/lib/systemd/system/triaged-doctor.service.d/60-bad.conf",
             "[Service]\nExecStart=\nExecStart=/bin/false\n",
         )],
         says: Some("failed while on trial: restarting"),
