@@ -18,7 +18,7 @@ mod setup_code;
 mod tests;
 
 pub use error::AccessError;
-pub use setup_code::line as setup_code_line;
+pub use setup_code::{line as setup_code_line, read as read_setup_code};
 
 use crate::audit::{Action, Event, Outcome, Trail, Who};
 use crate::database::{Added, Database, Removed};

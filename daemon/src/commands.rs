@@ -2,6 +2,7 @@
 pub mod analyze;
 pub mod bench;
 pub mod conformance;
+pub mod console;
 pub mod demo;
 pub mod doctor;
 pub mod hospital;

@@ -54,7 +54,7 @@ impl Layout {
         self.path("run/systemd/timesyncd.conf.d/10-site.conf")
     }
 
-    /// The firewall: a complete ruleset for `nft -f`.
+    /// The open ports, included by the image's ruleset.
     pub fn firewall(&self) -> PathBuf {
         self.path("run/triaged/nftables.conf")
     }

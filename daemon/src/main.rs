@@ -73,6 +73,8 @@ enum Command {
     Doctor(commands::doctor::Args),
     /// One file for whoever is asked for help: versions, health, configuration, logs; no patient's data.
     SupportBundle(commands::support_bundle::Args),
+    /// What the box's own monitor shows: addresses, the setup code, what a stick does.
+    Console(commands::console::Args),
 }
 
 fn main() -> ExitCode {
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Command::Stick(args) => commands::stick::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::SupportBundle(args) => commands::support_bundle::run(&args),
+        Command::Console(args) => commands::console::run(&args),
     };
     match result {
         Ok(code) => code,

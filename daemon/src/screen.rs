@@ -279,6 +279,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/study/{key}/acknowledge", get(study_page::acknowledge_form).post(study_page::acknowledge))
         .route("/box", get(box_page::page))
         .route("/part/box", get(box_page::part))
+        .route("/box/support-bundle", get(box_page::support_bundle))
         .route("/events", get(events::stream))
         .route("/beat", get(events::beat))
         .route("/login", get(door::form).post(door::login))

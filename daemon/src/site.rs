@@ -225,7 +225,7 @@ mod tests {
         assert!(screen.tls && !screen.unencrypted);
         assert_eq!(box_.config.storage.dir, Path::new("/var/lib/triaged"));
         assert!(file(&box_, "10-site.network").contains("DHCP=yes"));
-        assert!(file(&box_, "nftables.conf").contains("tcp dport { 8443, 11112 } accept"));
+        assert!(file(&box_, "nftables.conf").contains("open { 8443, 11112 }"));
         assert_eq!(
             Config::parse(file(&box_, "triaged.toml")).unwrap().dicom.listen,
             box_.config.dicom.listen
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(site.config.destinations[0].name(), "pacs");
         assert_eq!(site.hostname.as_deref(), Some("triage-ct2"));
         let firewall = file(&site, "nftables.conf");
-        assert!(firewall.contains("tcp dport { 443, 9100, 11112 } accept"), "{firewall}");
+        assert!(firewall.contains("open { 443, 9100, 11112 }"), "{firewall}");
         assert!(site.files.iter().all(|file| !file.secret));
         // Nobody from outside reaches what listens on loopback.
         let local = rendered(&SITE.replace("0.0.0.0:443", "127.0.0.1:443")).unwrap();

@@ -48,12 +48,16 @@ Addresses and AE titles of the hospital's systems are: whoever gets this file le
 
 /// What to look at.
 pub struct Sources<'a> {
-    /// The daemon's configuration file.
-    pub config: &'a Path,
+    /// The daemon's configuration, or why there is none.
+    pub config: Result<&'a Config, String>,
+    /// Its file, if the box is to be examined now; the daemon itself does not open its engines twice.
+    pub examine: Option<&'a Path>,
     /// The site's settings.
     pub site: &'a Path,
     /// Further logs.
     pub logs: &'a [PathBuf],
+    /// Texts that are at hand: name and contents.
+    pub texts: Vec<(String, String)>,
 }
 
 /// The bundle, as `.tar.gz`, and what could not be had.
@@ -62,7 +66,7 @@ pub struct Sources<'a> {
 /// The database can't be read: without it nobody knows what must be cut out, and the logs would betray it.
 pub fn bundle(sources: &Sources<'_>) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
     let mut missing = Vec::new();
-    let config = Config::load(sources.config);
+    let config = &sources.config;
     let mut scrubber = Scrubber::new()?;
     let mut counts = None;
     match &config {
@@ -88,15 +92,18 @@ pub fn bundle(sources: &Sources<'_>) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
         .ok()
         .and_then(|config| config.engine.zoo.clone())
         .unwrap_or_else(engine::default_zoo_dir);
-    let report = doctor::examine(sources.config, &mut |_| {});
     let mut entries = vec![
         ("README.txt".to_owned(), README.to_owned()),
         ("version.txt".to_owned(), version::describe(&zoo)),
-        ("doctor.json".to_owned(), serde_json::to_string_pretty(&report)?),
     ];
-    if let Ok(config) = &config {
+    if let Some(file) = sources.examine {
+        let report = doctor::examine(file, &mut |_| {});
+        entries.push(("doctor.json".to_owned(), serde_json::to_string_pretty(&report)?));
+    }
+    if let Ok(config) = config {
         entries.push(("triaged.toml".to_owned(), toml::to_string(config)?));
     }
+    entries.extend(sources.texts.iter().cloned());
     entries.extend(counts.map(|counts| ("database.txt".to_owned(), counts)));
     match site(sources.site) {
         Ok(text) => entries.push(("site.toml".to_owned(), text)),

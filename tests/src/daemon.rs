@@ -69,6 +69,8 @@ pub struct Settings {
     pub destinations: Vec<(&'static str, u16)>,
     /// Whether it listens without encryption.
     pub plain: bool,
+    /// The port without encryption; 0: the system chooses.
+    pub plain_port: u16,
     /// The port with TLS.
     pub tls_port: Option<u16>,
     /// Further tables of the configuration; see [`crate::tables`].
@@ -87,6 +89,7 @@ impl Default for Settings {
             quiet_long_s: 4.0,
             destinations: Vec::new(),
             plain: true,
+            plain_port: 0,
             tls_port: None,
             tables: String::new(),
         }
@@ -95,7 +98,8 @@ impl Default for Settings {
 
 impl Settings {
     fn toml(&self, storage: &Path) -> String {
-        let plain = if self.plain { "listen = \"127.0.0.1:0\"" } else { "" };
+        let plain =
+            if self.plain { format!("listen = \"127.0.0.1:{}\"", self.plain_port) } else { String::new() };
         let tls = self.tls_port.map(|port| format!("listen_tls = \"127.0.0.1:{port}\"")).unwrap_or_default();
         let mut text = format!(
             r#"
@@ -163,11 +167,22 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the daemon on `dir`, where an earlier one may have left its storage, and waits until it listens.
     pub fn start(dir: &Path, settings: &Settings) -> Self {
+        Self::start_in(dir, settings, &[])
+    }
+
+    /// The same with further variables of the environment.
+    pub fn start_in(dir: &Path, settings: &Settings, variables: &[(&str, &str)]) -> Self {
         let config = dir.join("triaged.toml");
         fs::write(&config, settings.toml(&dir.join("storage"))).unwrap();
         let log = File::options().create(true).append(true).open(dir.join("triaged.log")).unwrap();
-        let mut child = triaged(&["run", "--config"])
+        // The service manager names the process that the watchdog is for.
+        let mut child = Command::new("sh")
+            .args(["-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"])
+            .arg(binary())
+            .args(["run", "--config"])
             .arg(&config)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -200,6 +215,11 @@ impl Daemon {
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it as the service manager does.

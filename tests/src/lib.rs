@@ -14,6 +14,7 @@ pub mod misbehaving;
 pub mod orthanc;
 pub mod peers;
 pub mod slices;
+pub mod stick;
 pub mod tables;
 
 use std::time::{Duration, Instant};

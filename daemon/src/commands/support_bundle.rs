@@ -1,4 +1,5 @@
 //! `triaged support-bundle`: one file for whoever is asked for help, without patients.
+use crate::config::Config;
 use crate::files;
 use crate::support::{self, Sources};
 use std::path::PathBuf;
@@ -23,8 +24,15 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (bytes, missing) =
-        support::bundle(&Sources { config: &args.config, site: &args.site, logs: &args.log })?;
+    let config = Config::load(&args.config);
+    let sources = Sources {
+        config: config.as_ref().map_err(|error| format!("{error:#}")),
+        examine: Some(&args.config),
+        site: &args.site,
+        logs: &args.log,
+        texts: Vec::new(),
+    };
+    let (bytes, missing) = support::bundle(&sources)?;
     for what in missing {
         eprintln!("not in it: {what}");
     }

@@ -3,13 +3,16 @@ use super::App;
 use super::page::{PageError, Visitor};
 use super::view::seconds;
 use crate::intake::now_ms;
+use crate::layout::{self, Layout};
 use crate::status::Status;
-use crate::version;
+use crate::{support, version};
 use axum::Extension;
 use axum::extract::State;
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use engine::EngineState;
 use maud::{Markup, html};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The last results that count.
@@ -25,6 +28,9 @@ pub async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Vis
         app.viewer(visitor, "/box")?;
         let body = html! {
             h1 { (app.t("box_title")) }
+            @if visitor.is_engineer() {
+                p { a href="/box/support-bundle" { (app.t("support_bundle")) } " " span.hint { (app.t("support_bundle_hint")) } }
+            }
             div #live data-part="/part/box" { (app.box_part()?) }
         };
         Ok(app.frame(visitor, "box_title", body).into_response())
@@ -37,6 +43,32 @@ pub async fn part(State(app): State<Arc<App>>, Extension(visitor): Extension<Vis
     app.make(visitor, |app, visitor| {
         app.viewer(visitor, "/box")?;
         Ok(app.box_part()?.into_response())
+    })
+    .await
+}
+
+/// `GET /box/support-bundle`: one file for whoever is asked for help, for engineers. It names no patient.
+pub async fn support_bundle(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
+    app.make(visitor, |app, visitor| {
+        app.engineer(visitor)?;
+        let warnings: String =
+            app.recent.lines().iter().map(|line| format!("{} {}\n", line.at, line.text)).collect();
+        let layout = Layout::at(Path::new("/"));
+        let sources = support::Sources {
+            config: Ok(&app.config),
+            examine: None,
+            site: &layout::site_toml(&layout.state_dir()),
+            logs: &[],
+            texts: vec![("warnings.txt".to_owned(), warnings)],
+        };
+        let (bytes, _) =
+            support::bundle(&sources).map_err(|error| PageError::Inside(format!("{error:#}")))?;
+        let headers = [
+            (header::CONTENT_TYPE, "application/gzip"),
+            (header::CONTENT_DISPOSITION, "attachment; filename=\"triaged-support.tar.gz\""),
+            (header::CACHE_CONTROL, "no-store"),
+        ];
+        Ok((headers, bytes).into_response())
     })
     .await
 }

@@ -72,7 +72,7 @@ pub async fn change(
 }
 
 impl App {
-    fn engineer(&self, visitor: &Visitor) -> Result<(), PageError> {
+    pub fn engineer(&self, visitor: &Visitor) -> Result<(), PageError> {
         match (visitor.is_engineer(), &visitor.session) {
             (true, _) => Ok(()),
             (false, Some(_)) => Err(PageError::Engineers),

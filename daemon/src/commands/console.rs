@@ -1,0 +1,153 @@
+//! `triaged console`: what the box's own monitor shows: who it is, where its screen is, how to set it up, what a stick is doing.
+//!
+//! Whoever stands before the box may read the setup code: that is what it is for. No patient is named.
+use crate::config::Config;
+use crate::layout::Layout;
+use crate::status::Status;
+use crate::{access, database::Database, version};
+use nix::ifaddrs::getifaddrs;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How often `--watch` looks.
+const LOOK: Duration = Duration::from_secs(2);
+/// Clears a terminal and goes to its first line (ECMA-48).
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Arguments of `triaged console`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The daemon's configuration file (TOML).
+    #[arg(long, value_name = "FILE", default_value = "/run/triaged/triaged.toml")]
+    config: PathBuf,
+    /// Folder of what the other commands tell.
+    #[arg(long, value_name = "DIR")]
+    status_dir: Option<PathBuf>,
+    /// Go on, and show every change on a cleared terminal.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let status_dir = args.status_dir.clone().unwrap_or_else(|| Layout::at(Path::new("/")).status_dir());
+    let mut shown = String::new();
+    loop {
+        let text = describe(&args.config, &status_dir);
+        if text != shown {
+            let clear = if args.watch { CLEAR } else { "" };
+            let mut out = std::io::stdout().lock();
+            write!(out, "{clear}{text}")?;
+            out.flush()?;
+            shown = text;
+        }
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn describe(config: &Path, status_dir: &Path) -> String {
+    let mut text = format!(
+        "triaged {} (commit {}). Not for diagnostic use.\n\n",
+        version::VERSION,
+        version::short(version::COMMIT)
+    );
+    match Config::load(config) {
+        Ok(config) => text += &of(&config),
+        // It may not be there yet.
+        Err(error) => text += &format!("starting: {error:#}\n"),
+    }
+    for (what, file) in [("Stick", "stick.json"), ("Engines", "provision.json"), ("Health", "doctor.json")] {
+        if let Some(Status { state, lines, .. }) = Status::read(&status_dir.join(file)) {
+            let _ = write!(text, "\n{what}: {state}\n");
+            lines.iter().for_each(|line| text += &format!("  {}\n", printable(line)));
+        }
+    }
+    text
+}
+
+fn of(config: &Config) -> String {
+    let mut text = String::new();
+    let addresses = addresses();
+    if addresses.is_empty() {
+        text += "No address: is the network's cable in?\n";
+    }
+    for listen in config.dicom.listen.iter().chain(&config.dicom.listen_tls) {
+        let at: Vec<String> = shown(listen.ip(), &addresses).map(|ip| ip.to_string()).collect();
+        let _ =
+            writeln!(text, "DICOM   {} at {}, port {}", config.dicom.ae_title, at.join(" "), listen.port());
+    }
+    if let Some(screen) = &config.screen {
+        let scheme = if screen.tls { "https" } else { "http" };
+        for ip in shown(screen.listen.ip(), &addresses) {
+            let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+            let _ = writeln!(text, "Screen  {scheme}://{host}:{}/", screen.listen.port());
+        }
+    }
+    let code = access::read_setup_code(&config.storage.setup_code());
+    let database = Database::open_beside_the_daemon(&config.storage.dir.join("triaged.db"));
+    let has_users = database.ok().and_then(|database| database.has_users().ok()).unwrap_or(false);
+    if let (Ok(Some(code)), false) = (code, has_users) {
+        let said = if code.starts_with("sha256:") { "the one of the site's stick" } else { code.as_str() };
+        let _ =
+            writeln!(text, "\nNobody is set up yet. Open the screen in a browser; the setup code is {said}");
+    }
+    text
+}
+
+/// The box's addresses that others can reach.
+fn addresses() -> Vec<IpAddr> {
+    let all = getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+    let ip = |address: nix::sys::socket::SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    };
+    let far = |ip: &IpAddr| !ip.is_loopback() && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    all.filter_map(ip).filter(far).collect()
+}
+
+/// The addresses behind one that is listened on.
+fn shown(listen: IpAddr, all: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let same = |ip: &&IpAddr| listen.is_unspecified() && (listen.is_ipv6() || ip.is_ipv4());
+    let own = (!listen.is_unspecified()).then_some(listen);
+    all.iter().filter(same).copied().chain(own).collect::<Vec<_>>().into_iter()
+}
+
+/// A stick's words must not move the cursor.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_listens_everywhere_is_shown_as_those_of_the_box() {
+        let all: Vec<IpAddr> = ["10.0.0.9", "2001:db8::9"].map(|ip| ip.parse().unwrap()).to_vec();
+        let seen =
+            |listen: &str| shown(listen.parse().unwrap(), &all).map(|ip| ip.to_string()).collect::<Vec<_>>();
+        assert_eq!(seen("0.0.0.0"), ["10.0.0.9"]);
+        assert_eq!(seen("::"), ["10.0.0.9", "2001:db8::9"]);
+        assert_eq!(seen("127.0.0.1"), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn what_commands_tell_is_shown_and_moves_no_cursor() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("stick.json"),
+            r#"{"state":"waiting","since":"","lines":["Update\u001b[2J"]}"#,
+        )
+        .unwrap();
+        let text = describe(Path::new("/nowhere.toml"), dir.path());
+        assert!(text.contains("\nStick: waiting\n  Update\u{fffd}[2J\n"), "{text}");
+        assert!(text.contains("starting: "), "{text}");
+    }
+}
