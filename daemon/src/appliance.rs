@@ -26,7 +26,7 @@ use crate::worklist::Urgencies;
 use crate::{audit, evidence, report, tls};
 use anyhow::Context;
 use assembler::AssemblerDriver;
-use engine::{Analyzer, Setup, Zoo};
+use engine::{Analyzer, Method, Setup, Zoo};
 use log::{error, info, warn};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -124,9 +124,14 @@ fn listener(name: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<Tc
 }
 
 /// Loads the networks that the configuration names.
-pub fn analyzer(zoo: Option<&std::path::Path>, setup: &Setup) -> anyhow::Result<Arc<Analyzer>> {
+pub fn analyzer(
+    zoo: Option<&std::path::Path>,
+    method: Method,
+    setup: &Setup,
+) -> anyhow::Result<Arc<Analyzer>> {
     let dir = zoo.map_or_else(engine::default_zoo_dir, std::path::Path::to_path_buf);
-    let zoo = Zoo::open(&dir).with_context(|| format!("models in {}", dir.display()))?;
+    let opened = Zoo::with_method(&dir, method, None);
+    let zoo = opened.with_context(|| format!("method {method}, models in {}", dir.display()))?;
     Ok(Arc::new(Analyzer::new(zoo, setup)?))
 }
 
@@ -146,7 +151,7 @@ fn guarded_analyzer(config: &Config, threads: usize) -> anyhow::Result<Arc<Analy
     if tries {
         File::create(&trying).and_then(|f| f.sync_all()).with_context(|| trying.display().to_string())?;
     }
-    let opened = analyzer(config.engine.zoo.as_deref(), &setup);
+    let opened = analyzer(config.engine.zoo.as_deref(), config.engine.method, &setup);
     if tries {
         std::fs::remove_file(&trying).with_context(|| trying.display().to_string())?;
     }

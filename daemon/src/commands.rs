@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::database::Database;
 use anyhow::{Context, bail};
 use std::path::Path;
-use study::{Outcome, Verdict};
+use study::{Lesions, Outcome, Verdict};
 
 /// An outcome in words, for people.
 pub fn describe(outcome: &Outcome) -> String {
@@ -31,17 +31,24 @@ pub fn describe(outcome: &Outcome) -> String {
         }
     };
     if let Some(f) = outcome.findings() {
-        text += &format!(
-            "  {}, severity left {:.1} %, right {:.1} %; identification probability {:.3} (demonstration)\n",
-            f.category(),
-            100.0 * f.severity.left,
-            100.0 * f.severity.right,
-            f.probability
-        );
-        text += &format!(
-            "  lungs left {:.0} ml, right {:.0} ml; lesions left {:.0} ml, right {:.0} ml\n",
-            f.lung_volume_ml.left, f.lung_volume_ml.right, f.lesion_volume_ml.left, f.lesion_volume_ml.right
-        );
+        text += &match f.lesions.zip(f.category()) {
+            Some((lesions, category)) => format!(
+                "  {category}, severity left {:.1} %, right {:.1} %",
+                100.0 * lesions.fraction.left,
+                100.0 * lesions.fraction.right
+            ),
+            None => "  severity not measured by this method".to_owned(),
+        };
+        text += &match f.probability {
+            Some(probability) => format!("; identification probability {probability:.3} (demonstration)\n"),
+            None => "; identified by severity alone\n".to_owned(),
+        };
+        text +=
+            &format!("  lungs left {:.0} ml, right {:.0} ml", f.lung_volume_ml.left, f.lung_volume_ml.right);
+        if let Some(Lesions { volume_ml, .. }) = f.lesions {
+            text += &format!("; lesions left {:.0} ml, right {:.0} ml", volume_ml.left, volume_ml.right);
+        }
+        text += "\n";
         text += &format!("  {} version {}, engine {}\n", f.method, f.model_version, f.engine);
     }
     text + "  not for diagnostic use"

@@ -120,6 +120,8 @@ impl Default for Completion {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
+    /// The method: one of the paper's, `multitask-spatial-1` unless something else is asked for.
+    pub method: engine::Method,
     /// Which engine: `auto` is TensorRT, else our own CUDA kernels, else the processor. One that is named must be there at the start; where any
     /// fails later, the study is finished by the next one.
     pub backend: engine::Choice,
@@ -140,6 +142,7 @@ pub struct Engine {
 impl Default for Engine {
     fn default() -> Self {
         Self {
+            method: engine::Method::default(),
             backend: engine::Choice::Auto,
             gpu: 0,
             gpu_memory_mib: 2048,
@@ -469,6 +472,12 @@ mod tests {
             ("severity_min = 0.05", "severity_min = 0.05\nseverty = 1", "unknown field `severty`"),
             ("severity_min = 0.05", "", "missing field `severity_min`"),
             ("mode = \"both\"", "mode = \"all\"", "unknown variant `all`"),
+            ("[policy]", "[engine]\nmethod = \"unet\"\n[policy]", "unknown variant `unet`"),
+            (
+                "[policy]",
+                "[engine]\nmethod = \"resnet50\"\n[policy]",
+                "policy.mode is \"both\", and engine.method is \"resnet50\", which doesn't measure severity",
+            ),
             ("[storage]", "[completion]\nquiet_short_s = 0\n[storage]", "completion.quiet_short_s is 0"),
             ("127.0.0.1:0", "somewhere", "invalid socket address"),
             ("listen = \"127.0.0.1:0\"", "", "neither dicom.listen nor dicom.listen_tls"),

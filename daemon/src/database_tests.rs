@@ -477,10 +477,9 @@ fn an_evaluation_stands_when_its_images_are_gone() {
     let key = finished(&database, "1.2.3", &[], &[]);
     let evaluated = Outcome {
         verdict: Verdict::NotFlagged(study::Findings {
-            probability: 0.1,
-            severity: Default::default(),
+            probability: Some(0.1),
+            lesions: Some(Default::default()),
             lung_volume_ml: Default::default(),
-            lesion_volume_ml: Default::default(),
             method: String::new(),
             engine: String::new(),
             model_version: String::new(),

@@ -59,7 +59,7 @@ pub fn masks(evaluation: &Evaluation) -> Masks<'_> {
 /// What the screen shows of an outcome: the coronal picture, the evaluated slices, and the lesions where they may be outlined. A picture that
 /// can't be made costs itself only.
 pub fn view(finished: &Finished, instances: &[Arc<Instance>], revision: u32, config: &Config) -> View {
-    let rank = Some(Rank::of(&finished.outcome, config.policy.operating_point));
+    let rank = Some(Rank::of(&finished.outcome, &config.policy));
     if config.screen.is_none() {
         return View { rank, ..View::default() };
     }

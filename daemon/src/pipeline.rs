@@ -147,7 +147,7 @@ impl Pipeline {
 
     /// What the networks were made for.
     pub fn input_range(&self) -> study::InputRange {
-        self.shared.analyzer.zoo().multitask.input.range()
+        self.shared.analyzer.zoo().card().input.range()
     }
 
     /// Queues an instance for preparation in the background. Never blocks: when memory for prepared slices is used
@@ -198,13 +198,13 @@ impl Pipeline {
     }
 
     fn findings(&self, analysis: &Analysis) -> Findings {
-        let card = &self.shared.analyzer.zoo().multitask;
+        let zoo = self.shared.analyzer.zoo();
+        let card = zoo.card();
         Findings {
             probability: analysis.probability,
-            severity: analysis.severity,
+            lesions: analysis.lesions,
             lung_volume_ml: analysis.lung_volume_ml,
-            lesion_volume_ml: analysis.lesion_volume_ml,
-            method: card.name.clone(),
+            method: zoo.method().name().to_owned(),
             engine: analysis.engine.clone(),
             model_version: card.version.clone(),
         }

@@ -3,7 +3,7 @@
 //! Owns: the order of the steps after the last slice. Never does: DICOM, the gate, the decision to flag.
 //!
 //! ```text
-//! lung box ─▶ crop ─▶ multitask net ─┬─▶ pyramid ─▶ identification probability
+//! lung box ─▶ crop ─▶ the method ────┬─▶ pyramid ─▶ identification probability
 //!                                    └─▶ lesion probability ─▶ pasted back ─▶ lesion mask ┐
 //! lung probability ─▶ pasted back ─▶ lung mask ─▶ left, right ────────────────────────────┴─▶ volumes, severity
 //! ```
@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kernels::Paste;
-use study::Sides;
+use log::info;
 use study::lungs::fit_split;
 use study::severity::fractions;
+use study::{Lesions, Sides};
 
 use crate::backend::{EngineError, Plane};
 use crate::choice::Setup;
@@ -23,6 +24,7 @@ use crate::engines::Engines;
 use crate::job::{CropJob, Progress};
 use crate::labels::LabelVolume;
 use crate::limits::{THREADS_MAX, VOXELS_MAX};
+use crate::methods::{Ran, Runner};
 use crate::prepare::PreparedSlice;
 use crate::zoo::Zoo;
 
@@ -73,7 +75,7 @@ pub struct Timings {
     pub resample_ms: f64,
     /// Sum over slices of the lung net; on arrival, on several threads.
     pub lungs_ms: f64,
-    /// Multitask net, pyramid, head and lesion mask, after the last slice.
+    /// The method's networks, pyramid, head and lesion mask, after the last slice.
     pub multitask_ms: f64,
     /// Lung mask on the source grid, after the last slice.
     pub paste_ms: f64,
@@ -86,21 +88,20 @@ pub struct Timings {
 /// What the networks say about a study.
 #[derive(Debug, Clone)]
 pub struct Analysis {
-    /// Identification probability.
-    pub probability: f32,
+    /// Identification probability; `None` where the method identifies by severity.
+    pub probability: Option<f32>,
     /// Masks on the source grid.
     pub labels: LabelVolume,
     /// Volume of each lung.
     pub lung_volume_ml: Sides<f64>,
-    /// Volume of the lesions inside each lung.
-    pub lesion_volume_ml: Sides<f64>,
-    /// Lesion fraction of each lung, 0 to 1.
-    pub severity: Sides<f64>,
+    /// The lesions inside the lungs; `None` where the method finds none.
+    pub lesions: Option<Lesions>,
     /// Bounding box of the lungs on the networks' grid.
     pub lung_box: Box3,
     /// Size of the networks' grid: slices, rows, columns.
     pub grid: [usize; 3],
-    /// The engine that finished the study, and those that failed before it: `cpu (cuda failed)`.
+    /// The engine that finished the study, and those that failed before it: `cpu (cuda failed)`. A method that the fastest engine doesn't run
+    /// says who did the lungs: `cpu (lungs by cuda)`.
     pub engine: String,
     /// Where the time went.
     pub timings: Timings,
@@ -110,6 +111,8 @@ pub struct Analysis {
 pub struct Analyzer {
     zoo: Zoo,
     engines: Engines,
+    /// A method that no engine runs by itself.
+    runner: Option<Runner>,
     threads: usize,
 }
 
@@ -120,12 +123,16 @@ impl Analyzer {
     /// As [`Setup::open`].
     pub fn new(zoo: Zoo, setup: &Setup) -> Result<Self, EngineError> {
         let engines = setup.open(&zoo)?;
-        Ok(Self::with_engines(zoo, engines, setup.threads))
+        let runner = Runner::load(&zoo, setup.threads)?;
+        if runner.is_some() && engines.first().name() != "cpu" {
+            info!("method {} runs on the processor; {} does the lungs", zoo.method(), engines.first().name());
+        }
+        Ok(Self { zoo, engines, runner, threads: setup.threads.clamp(1, THREADS_MAX) })
     }
 
-    /// The analysis on given engines.
+    /// The default method on given engines.
     pub fn with_engines(zoo: Zoo, engines: Engines, threads: usize) -> Self {
-        Self { zoo, engines, threads: threads.clamp(1, THREADS_MAX) }
+        Self { zoo, engines, runner: None, threads: threads.clamp(1, THREADS_MAX) }
     }
 
     /// The model cards.
@@ -164,25 +171,17 @@ impl Analyzer {
         let mut labels = LabelVolume::new(shape);
 
         let (planes, lungs) = (crop.planes(|slice| &slice.plane), crop.planes(|slice| &slice.lungs));
+        let own = self.runner.as_ref().and_then(Runner::lesion_threshold);
         let job = CropJob {
             planes: &planes,
             lungs: &lungs,
             paste: &paste,
             lung_threshold: threshold,
-            lesion_threshold: self.zoo.multitask.thresholds.probability,
+            lesion_threshold: own.unwrap_or(self.zoo.card().thresholds.probability),
             threads: self.threads,
         };
-        let mut attempts = 0;
-        let (cropped, engine) = self.engines.run(|engine| {
-            let voxels = labels.slices_mut(&lung_box.slices);
-            if attempts > 0 {
-                // What the engine before marked may be wrong.
-                voxels.fill(0);
-            }
-            attempts += 1;
-            engine.crop(&job, voxels, progress)
-        })?;
-        (timings.multitask_ms, timings.paste_ms) = (cropped.multitask_ms, cropped.paste_ms);
+        let (ran, engine) = self.run(&job, labels.slices_mut(&lung_box.slices), progress)?;
+        (timings.multitask_ms, timings.paste_ms) = (ran.method_ms, ran.paste_ms);
 
         let step = Instant::now();
         let model = fit_split(&labels.fit_points(self.threads)).ok_or_else(no_lungs)?;
@@ -191,19 +190,53 @@ impl Analyzer {
 
         // 1 ml = 1000 mm³.
         let voxel_ml = spacing.slice * spacing.row * spacing.column / 1000.0;
-        let severity = fractions(counts.lesion.map(|v| v as f64), counts.lung.map(|v| v as f64));
+        let lesions = self.zoo.method().measures_severity().then(|| Lesions {
+            volume_ml: counts.lesion.map(|voxels| voxels as f64 * voxel_ml),
+            fraction: fractions(counts.lesion.map(|v| v as f64), counts.lung.map(|v| v as f64)),
+        });
         timings.finish_ms = ms(start);
         Ok(Analysis {
-            probability: cropped.probability,
+            probability: ran.probability,
             labels,
             lung_volume_ml: counts.lung.map(|voxels| voxels as f64 * voxel_ml),
-            lesion_volume_ml: counts.lesion.map(|voxels| voxels as f64 * voxel_ml),
-            severity,
+            lesions,
             lung_box,
             grid,
             engine,
             timings,
         })
+    }
+}
+
+impl Analyzer {
+    /// The method on the lung box: by the fastest engine, or by the processor where engines don't have it.
+    fn run(
+        &self,
+        job: &CropJob<'_>,
+        labels: &mut [u8],
+        progress: Progress<'_>,
+    ) -> Result<(Ran, String), EngineError> {
+        if let Some(runner) = &self.runner {
+            let ran = runner.crop(job, labels, progress)?;
+            let lungs = self.engines.first().name();
+            let by = if lungs == "cpu" { "cpu".to_owned() } else { format!("cpu (lungs by {lungs})") };
+            return Ok((ran, by));
+        }
+        let mut attempts = 0;
+        let (cropped, engine) = self.engines.run(|engine| {
+            if attempts > 0 {
+                // What the engine before marked may be wrong.
+                labels.fill(0);
+            }
+            attempts += 1;
+            engine.crop(job, labels, progress)
+        })?;
+        let ran = Ran {
+            probability: Some(cropped.probability),
+            method_ms: cropped.multitask_ms,
+            paste_ms: cropped.paste_ms,
+        };
+        Ok((ran, engine))
     }
 }
 

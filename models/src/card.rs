@@ -9,6 +9,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use study::InputRange;
 
+use crate::limits::{PATCH_MAX, PATCH_MIN};
+
 /// Why a model can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CardError {
@@ -46,6 +48,14 @@ pub enum CardError {
         /// Digest in the card.
         expected: String,
     },
+    /// There are no weights: whoever has the data can train them.
+    #[error("{name} is untrained: recipe only ({path} says so; models/training has the recipe)")]
+    Untrained {
+        /// The model.
+        name: String,
+        /// Its card.
+        path: PathBuf,
+    },
 }
 
 /// What a network is for.
@@ -56,6 +66,24 @@ pub enum Task {
     Lungs,
     /// Slice → features and lesion probability; pyramid of the features → identification probability.
     Multitask,
+    /// Slice → lesion probability.
+    Lesions,
+    /// Patch of a volume → lesion probability.
+    Lesions3d,
+    /// Slice → vector of features; 1-D pyramid of them over the slices → identification probability.
+    Series,
+}
+
+impl Task {
+    /// Whether it answers with a lesion probability for each voxel.
+    pub fn has_lesions(self) -> bool {
+        matches!(self, Self::Multitask | Self::Lesions | Self::Lesions3d)
+    }
+
+    /// Whether it answers with an identification probability for the study.
+    pub fn has_head(self) -> bool {
+        matches!(self, Self::Multitask | Self::Series)
+    }
 }
 
 /// A model card, as `card.toml` has it. Unknown keys are refused.
@@ -75,14 +103,21 @@ pub struct ModelCard {
     pub method: String,
     /// Licence of the weights.
     pub licence: String,
-    /// File names inside the model's folder.
+    /// Whether there are weights; a card without them describes a recipe.
+    #[serde(default = "yes")]
+    pub trained: bool,
+    /// File names inside the model's folder; empty where it is untrained.
+    #[serde(default)]
     pub files: Files,
     /// SHA-256 of each file, in hexadecimal.
+    #[serde(default)]
     pub sha256: Files,
     /// What the network takes, and the range of acquisitions it was made for.
     pub input: Input,
     /// Where probabilities become decisions.
     pub thresholds: Thresholds,
+    /// The patches of a network of volumes.
+    pub patch: Option<Patch>,
     /// Training data, free form.
     #[serde(default)]
     pub data: toml::Table,
@@ -94,14 +129,26 @@ pub struct ModelCard {
     pub not_measured: toml::Table,
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// One entry a file of the model.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
-    /// The network that runs on slices.
+    /// The network that runs on slices or patches.
     pub model: String,
-    /// The network that runs on the pyramid; multitask only.
+    /// The network that runs on the pyramid, where there is one.
     pub head: Option<String>,
+}
+
+/// The patches of a network of volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    /// Slices, rows and columns of a patch, on the networks' grid.
+    pub size: [usize; 3],
 }
 
 /// What the network takes.
@@ -144,17 +191,22 @@ impl Input {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Thresholds {
-    /// A voxel at or above this belongs to the mask.
+    /// A voxel at or above this belongs to the mask; left out (NaN) where the network makes none.
+    #[serde(default = "none")]
     pub probability: f32,
-    /// An identification probability at or above this is positive; multitask only.
+    /// An identification probability at or above this is positive; left out where the network gives none.
     pub operating_point: Option<f32>,
+}
+
+fn none() -> f32 {
+    f32::NAN
 }
 
 impl ModelCard {
     /// Reads `dir/card.toml` and checks its values and the digests of the files it names.
     ///
     /// # Errors
-    /// [`CardError`], naming the file.
+    /// [`CardError`], naming the file; [`CardError::Untrained`] for a recipe without weights.
     pub fn load(dir: &Path) -> Result<Self, CardError> {
         let path = dir.join("card.toml");
         let text = std::fs::read_to_string(&path)
@@ -162,7 +214,10 @@ impl ModelCard {
         let mut card: Self = toml::from_str(&text)
             .map_err(|source| CardError::Parse { path: path.clone(), source: Box::new(source) })?;
         card.text = text;
-        card.check().map_err(|what| CardError::Invalid { path, what })?;
+        card.check().map_err(|what| CardError::Invalid { path: path.clone(), what })?;
+        if !card.trained {
+            return Err(CardError::Untrained { name: card.name, path });
+        }
         verify(&dir.join(&card.files.model), &card.sha256.model)?;
         if let (Some(head), Some(digest)) = (&card.files.head, &card.sha256.head) {
             verify(&dir.join(head), digest)?;
@@ -171,21 +226,15 @@ impl ModelCard {
     }
 
     fn check(&self) -> Result<(), String> {
-        let names = [Some(&self.files.model), self.files.head.as_ref()];
-        if let Some(name) = names.into_iter().flatten().find(|name| !is_file_name(name)) {
-            return Err(format!("`{name}` is not a plain file name"));
-        }
-        let has_head = (
-            self.files.head.is_some(),
-            self.sha256.head.is_some(),
-            self.thresholds.operating_point.is_some(),
-        );
-        let wants_head = self.task == Task::Multitask;
-        if has_head != (wants_head, wants_head, wants_head) {
-            return Err(format!(
-                "a {:?} model has files.head, sha256.head and operating_point: {wants_head}",
-                self.task
-            ));
+        self.check_files()?;
+        match (self.task, self.patch) {
+            (Task::Lesions3d, Some(Patch { size }))
+                if size.iter().all(|side| (PATCH_MIN..=PATCH_MAX).contains(side)) => {}
+            (Task::Lesions3d, patch) => {
+                return Err(format!("patch is {patch:?}; its sides must be {PATCH_MIN} to {PATCH_MAX}"));
+            }
+            (_, None) => {}
+            (task, Some(_)) => return Err(format!("a {task:?} model has no patch")),
         }
         let input = &self.input;
         if !(input.spacing_mm > 0.0 && input.spacing_mm.is_finite()) {
@@ -203,9 +252,38 @@ impl ModelCard {
                 return Err(format!("input.{name} is [{low}, {high}]; it must rise"));
             }
         }
-        let points = [Some(self.thresholds.probability), self.thresholds.operating_point];
+        let masks = self.task == Task::Lungs || self.task.has_lesions();
+        let probability = Some(self.thresholds.probability).filter(|p| masks || !p.is_nan());
+        let points = [probability, self.thresholds.operating_point];
         if let Some(point) = points.into_iter().flatten().find(|point| !(*point > 0.0 && *point < 1.0)) {
             return Err(format!("a threshold is {point}; it must lie between 0 and 1"));
+        }
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<(), String> {
+        if !self.trained {
+            let none = Files::default();
+            return match (&self.files, &self.sha256) {
+                (files, sha256) if (files, sha256) == (&none, &none) => Ok(()),
+                _ => Err("an untrained model has no files".to_owned()),
+            };
+        }
+        let names = [Some(&self.files.model), self.files.head.as_ref()];
+        if let Some(name) = names.into_iter().flatten().find(|name| !is_file_name(name)) {
+            return Err(format!("`{name}` is not a plain file name"));
+        }
+        let has_head = (
+            self.files.head.is_some(),
+            self.sha256.head.is_some(),
+            self.thresholds.operating_point.is_some(),
+        );
+        let wants_head = self.task.has_head();
+        if has_head != (wants_head, wants_head, wants_head) {
+            return Err(format!(
+                "a {:?} model has files.head, sha256.head and operating_point: {wants_head}",
+                self.task
+            ));
         }
         Ok(())
     }
@@ -278,10 +356,25 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_without_weights_does_not_run() {
+        let error = card(|text| {
+            let lines = text.lines().filter(|line| !line.contains("files =") && !line.contains("sha256 ="));
+            let text = lines.collect::<Vec<_>>().join("\n");
+            text.replace("version = \"1\"", "version = \"1\"\ntrained = false")
+        });
+        let error = error.expect_err("untrained").to_string();
+        assert!(error.starts_with("lungs is untrained: recipe only"), "{error}");
+    }
+
+    #[test]
     fn refuses_with_the_reason() {
         for (from, to, message) in [
             ("kvp", "kpv", "unknown field `kpv`"),
             ("version = \"1\"", "", "missing field `version`"),
+            ("[quality]", "[patch]\nsize = [160, 160, 160]\n[quality]", "a Lungs model has no patch"),
+            ("task = \"lungs\"", "task = \"lesions3d\"", "patch is None; its sides must be 16 to 256"),
+            ("version = \"1\"", "version = \"1\"\ntrained = false", "an untrained model has no files"),
+            ("probability = 0.5", "", "a threshold is NaN"),
             ("task = \"lungs\"", "task = \"liver\"", "unknown variant `liver`"),
             (
                 "\"model.onnx\" }\n            sha",

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use kernels::{Paste, Stored, Zoom, window};
 
-use crate::backend::{Backend, EngineError, Plane};
+use crate::backend::{Backend, Emit, EngineError, Plane};
 use crate::labels::{LabelVolume, parallel};
 
 /// The pixels of a source slice, row-major.
@@ -183,13 +183,26 @@ pub(crate) fn prepare<B: Backend + ?Sized>(
     Ok(GridSlice { plane, lungs, lung_box, resample_ms, lungs_ms: ms(start) })
 }
 
-/// [`Backend::crop`] on the processor: lesions are pasted slice by slice as they come, then the lungs.
+/// [`Backend::crop`] on the processor.
 pub(crate) fn crop<B: Backend + ?Sized>(
     backend: &B,
     job: &CropJob<'_>,
     labels: &mut [u8],
     progress: Progress<'_>,
 ) -> Result<Cropped, EngineError> {
+    let (probability, multitask_ms, paste_ms) =
+        mark_crop(job, labels, progress, |emit| backend.multitask(job.planes, emit))?;
+    Ok(Cropped { probability, multitask_ms, paste_ms })
+}
+
+/// Runs `network`; the lesions that it emits are pasted slice by slice as they come, then the lungs. Returns what it returns, its time and that of
+/// the lungs.
+pub(crate) fn mark_crop<T>(
+    job: &CropJob<'_>,
+    labels: &mut [u8],
+    progress: Progress<'_>,
+    network: impl FnOnce(Emit<'_>) -> Result<T, EngineError>,
+) -> Result<(T, f64, f64), EngineError> {
     let size = labels.len() / job.planes.len();
     // One lock a slice, so that several threads may mark different slices.
     let targets: Vec<Mutex<&mut [u8]>> = labels.chunks_exact_mut(size).map(Mutex::new).collect();
@@ -199,18 +212,18 @@ pub(crate) fn crop<B: Backend + ?Sized>(
     let done = AtomicUsize::new(0);
     progress(0, job.planes.len());
     let columns = job.planes[0].columns();
-    let probability = backend.multitask(job.planes, &|index, lesions| {
+    let found = network(&|index, lesions| {
         mark(job.paste, lesions, columns, job.lesion_threshold, LabelVolume::LESION, &mut target(index));
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, job.planes.len());
     })?;
-    let multitask_ms = ms(start);
+    let network_ms = ms(start);
 
     let start = Instant::now();
     parallel(job.threads, 0..job.lungs.len(), |index| {
         let (lungs, stride) = job.lungs[index].values();
         mark(job.paste, lungs, stride, job.lung_threshold, LabelVolume::RIGHT_LUNG, &mut target(index));
     });
-    Ok(Cropped { probability, multitask_ms, paste_ms: ms(start) })
+    Ok((found, network_ms, ms(start)))
 }
 
 /// Sets `bit` where the pasted probability reaches `threshold`.

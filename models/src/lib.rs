@@ -1,7 +1,7 @@
 //! The triage networks behind one backend trait, and the analysis of a study from slices to findings.
 //!
 //! Owns: model cards and the zoo on disk, the backends that run the networks, and the way of a study through them: 2 mm grid, window,
-//! lungs, crop, multitask net, pasted masks, volumes, severity. Never does: DICOM, files other than the zoo's, triage decisions.
+//! lungs, crop, the method's network, pasted masks, volumes, severity. Never does: DICOM, files other than the zoo's, triage decisions.
 //!
 //! ```text
 //! SourceSlice ── Analyzer::prepare, on arrival, any thread ──▶ PreparedSlice ┐
@@ -20,6 +20,7 @@ mod graph;
 pub mod job;
 mod labels;
 pub mod limits;
+pub mod methods;
 mod prepare;
 pub mod tensorrt;
 pub mod zoo;
@@ -31,5 +32,6 @@ pub use choice::{Choice, PLAN_DIR, Setup};
 pub use engines::{EngineState, EngineStatus, Engines};
 pub use job::{Pixels, SourceSlice};
 pub use labels::LabelVolume;
+pub use methods::Method;
 pub use prepare::PreparedSlice;
 pub use zoo::{Zoo, default_zoo_dir};

@@ -12,3 +12,9 @@ pub const VOXELS_MAX: usize = 1 << 30;
 
 /// Most worker threads: one a core, and no board or server this is meant for has more.
 pub const THREADS_MAX: usize = 64;
+
+/// Shortest side of a 3-D network's patch: below it, seven levels of halving have nothing to halve.
+pub const PATCH_MIN: usize = 16;
+
+/// Longest side of a 3-D network's patch. The paper's is 160, whose activations take 212 MiB; 256 takes four times that.
+pub const PATCH_MAX: usize = 256;

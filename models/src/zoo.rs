@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::card::{CardError, ModelCard, Task};
+use crate::methods::Method;
 
 /// Folder of the lung net inside the zoo.
 const LUNGS: &str = "lungs";
@@ -17,40 +18,64 @@ pub struct Zoo {
     dir: PathBuf,
     /// Card of the lung net.
     pub lungs: ModelCard,
-    /// Card of the multitask net: the method of the analysis, its version, the ranges of the gate.
+    /// Card of the multitask net that every engine runs.
     pub multitask: ModelCard,
+    /// Folder of the multitask net.
+    multitask_dir: PathBuf,
+    method: Method,
+    /// Card and folder of a method that is another one.
+    other: Option<(ModelCard, PathBuf)>,
 }
 
 impl Zoo {
-    /// Opens the zoo at `dir` and verifies every file against its card.
+    /// Opens the zoo at `dir` with the default method and verifies every file against its card.
     ///
     /// # Errors
     /// [`CardError`], also when a card is for another task than its folder.
     pub fn open(dir: &Path) -> Result<Self, CardError> {
-        let open = |name: &str, task: Task| {
-            let card = ModelCard::load(&dir.join(name))?;
-            if card.task == task {
-                Ok(card)
-            } else {
-                let path = dir.join(name).join("card.toml");
-                Err(CardError::Invalid { path, what: format!("task is {:?}, expected {task:?}", card.task) })
+        Self::with_method(dir, Method::default(), None)
+    }
+
+    /// The same with any method, whose weights may come from another folder, `weights`/METHOD.
+    ///
+    /// # Errors
+    /// As [`Zoo::open`]; [`CardError::Untrained`] for a method without weights.
+    pub fn with_method(dir: &Path, method: Method, weights: Option<&Path>) -> Result<Self, CardError> {
+        let lungs = open(&dir.join(LUNGS), Task::Lungs)?;
+        let folder = weights.unwrap_or(dir).join(method.name());
+        let default = method == Method::MultitaskSpatial1;
+        let multitask_dir = if default { folder.clone() } else { dir.join(MULTITASK) };
+        let multitask = open(&multitask_dir, Task::Multitask)?;
+        let other = match method.task().filter(|_| !default) {
+            Some(task) => Some((open(&folder, task)?, folder)),
+            None => None,
+        };
+        // One grid serves all nets: the crop is cut from the planes of the lung net.
+        let others = [Some((&multitask, &multitask_dir)), other.as_ref().map(|(card, dir)| (card, dir))];
+        for (card, dir) in others.into_iter().flatten() {
+            let (a, b) = (&lungs.input, &card.input);
+            if (a.spacing_mm, a.window_hu) != (b.spacing_mm, b.window_hu) {
+                return Err(CardError::Invalid {
+                    path: dir.join("card.toml"),
+                    what: "spacing_mm or window_hu differs from the lung net's".to_owned(),
+                });
             }
-        };
-        let zoo = Self {
-            dir: dir.to_path_buf(),
-            lungs: open(LUNGS, Task::Lungs)?,
-            multitask: open(MULTITASK, Task::Multitask)?,
-        };
-        // One grid serves both nets: the crop of the second is cut from the planes of the first.
-        let (a, b) = (&zoo.lungs.input, &zoo.multitask.input);
-        if (a.spacing_mm, a.window_hu) != (b.spacing_mm, b.window_hu) {
-            let path = dir.join(MULTITASK).join("card.toml");
-            return Err(CardError::Invalid {
-                path,
-                what: "spacing_mm or window_hu differs from the lung net's".to_owned(),
-            });
         }
-        Ok(zoo)
+        Ok(Self { dir: dir.to_path_buf(), lungs, multitask, multitask_dir, method, other })
+    }
+
+    /// The method.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// Card of the method: its ranges, version and thresholds. That of the lung net where the method has no network of its own.
+    pub fn card(&self) -> &ModelCard {
+        match (&self.other, self.method) {
+            (Some((card, _)), _) => card,
+            (None, Method::Threshold) => &self.lungs,
+            (None, _) => &self.multitask,
+        }
     }
 
     /// The lung net.
@@ -60,15 +85,43 @@ impl Zoo {
 
     /// The multitask net over slices.
     pub fn multitask_model(&self) -> PathBuf {
-        self.dir.join(MULTITASK).join(&self.multitask.files.model)
+        self.multitask_dir.join(&self.multitask.files.model)
     }
 
     /// The identification head over the pyramid.
     pub fn multitask_head(&self) -> PathBuf {
-        let head =
-            self.multitask.files.head.as_ref().expect("ModelCard::load: a multitask card names a head");
-        self.dir.join(MULTITASK).join(head)
+        self.multitask_dir.join(head(&self.multitask))
     }
+
+    /// The network of the method.
+    pub(crate) fn method_model(&self) -> PathBuf {
+        self.method_dir().join(&self.card().files.model)
+    }
+
+    /// The head of the method.
+    ///
+    /// # Panics
+    /// When the method has none.
+    pub(crate) fn method_head(&self) -> PathBuf {
+        self.method_dir().join(head(self.card()))
+    }
+
+    fn method_dir(&self) -> &Path {
+        self.other.as_ref().map_or(&self.multitask_dir, |(_, dir)| dir)
+    }
+}
+
+fn head(card: &ModelCard) -> &str {
+    card.files.head.as_ref().expect("ModelCard::load: a card of a task with a head names it")
+}
+
+fn open(dir: &Path, task: Task) -> Result<ModelCard, CardError> {
+    let card = ModelCard::load(dir)?;
+    if card.task == task {
+        return Ok(card);
+    }
+    let path = dir.join("card.toml");
+    Err(CardError::Invalid { path, what: format!("task is {:?}, expected {task:?}", card.task) })
 }
 
 /// Where the zoo is when the configuration does not say: `zoo/` beside the binary, else `../share/triaged/zoo` from it (an installed box), else

@@ -49,7 +49,7 @@ fn finish(analyzer: &Analyzer, slices: &[PreparedSlice]) -> Analysis {
 }
 
 fn assert_same(got: &Analysis, expected: &Analysis, what: &str) {
-    assert!((got.probability - expected.probability).abs() <= 0.01, "{what}");
+    assert!((got.probability.unwrap() - expected.probability.unwrap()).abs() <= 0.01, "{what}");
     let both = got.labels.voxels.iter().zip(&expected.labels.voxels);
     let differing = both.filter(|(got, expected)| got != expected).count();
     assert!(differing * 1000 <= got.labels.voxels.len(), "{what}: {differing} voxels differ");

@@ -286,25 +286,33 @@ impl Writer<'_> {
                 number(&format!("{code}-{side}"), &format!("{text}, {side}"), value, unit)
             })
         };
-        let mut rows = vec![
-            number("probability", words::SCORE, words::score(findings.probability), "1^no units^UCUM"),
-            self.obx(
-                "ST",
-                &format!("ct-category^CT category of the more affected lung^{SCHEME}"),
-                self.own(&findings.category().to_string(), LO_MAX),
-            ),
-        ];
+        let probability = |p| number("probability", words::SCORE, words::score(p), "1^no units^UCUM");
+        let mut rows: Vec<Segment> = findings.probability.map(probability).into_iter().collect();
+        let category =
+            findings.category().map_or(words::NOT_MEASURED.to_owned(), |category| category.to_string());
+        rows.push(self.obx(
+            "ST",
+            &format!("ct-category^CT category of the more affected lung^{SCHEME}"),
+            self.own(&category, LO_MAX),
+        ));
         let (percent, millilitre) = ("%^percent^UCUM", "mL^milliliter^UCUM");
         let fraction = "Lesion volume as percent of lung volume";
-        let (severity, lung_ml) = (findings.severity, findings.lung_volume_ml);
+        let lung_ml = findings.lung_volume_ml;
         // Of no lung there is no share, and above all none of 0 %.
         let share = |share, lung_ml| words::percent(share).filter(|_| words::has_lung(lung_ml));
-        let shares =
-            Sides { right: share(severity.right, lung_ml.right), left: share(severity.left, lung_ml.left) };
+        let shares = |of: Sides<f64>| Sides {
+            right: share(of.right, lung_ml.right),
+            left: share(of.left, lung_ml.left),
+        };
         let volumes = |sides: Sides<f64>| sides.map(|ml| words::millilitres(ml, 1));
-        rows.extend(both("lesion-fraction", fraction, shares, percent));
+        // What the method doesn't measure is left out; the category says so.
+        if let Some(lesions) = findings.lesions {
+            rows.extend(both("lesion-fraction", fraction, shares(lesions.fraction), percent));
+        }
         rows.extend(both("lung-volume", "Lung volume", volumes(lung_ml), millilitre));
-        rows.extend(both("lesion-volume", "Lesion volume", volumes(findings.lesion_volume_ml), millilitre));
+        if let Some(lesions) = findings.lesions {
+            rows.extend(both("lesion-volume", "Lesion volume", volumes(lesions.volume_ml), millilitre));
+        }
         rows.into_iter().map(|row| row.put(17, method.as_str())).collect()
     }
 

@@ -85,6 +85,8 @@ pub fn render(
     revision: u32,
 ) -> Picture {
     let mut canvas = Canvas::new(WIDTH, HEIGHT, BACKGROUND);
+    // Without lesions that were looked for, a projection in colour would show healthy lungs.
+    let colours = colours && outcome.findings().is_none_or(|findings| findings.lesions.is_some());
     banner(&mut canvas, &outcome.verdict);
     match &outcome.verdict {
         Verdict::Flagged(findings) | Verdict::NotFlagged(findings) => {
@@ -178,15 +180,24 @@ fn scale_bar(canvas: &mut Canvas) {
 fn numbers(canvas: &mut Canvas, findings: &Findings) {
     let (x, top) = (NUMBERS_X, BANNER_HEIGHT + 22);
     canvas.text((x, top), "severity of worse lung", (BODY, FAINT));
-    canvas.text((x, top + 24), &findings.category().to_string(), (HUGE, TEXT));
-    canvas.text_right(
-        (WIDTH - MARGIN, top + 34),
-        &words::text(words::percent(findings.severity()), " %"),
-        (LARGE, TEXT),
-    );
+    match (findings.category(), findings.severity()) {
+        (Some(category), Some(severity)) => {
+            canvas.text((x, top + 24), &category.to_string(), (HUGE, TEXT));
+            let share = words::text(words::percent(severity), " %");
+            canvas.text_right((WIDTH - MARGIN, top + 34), &share, (LARGE, TEXT));
+        }
+        _ => {
+            canvas.paragraph((x, top + 30), (WIDTH - MARGIN - x, 2), words::NOT_MEASURED, (STRONG, TEXT));
+        }
+    }
     canvas.text((x, top + 106), "identification (demonstration)", (BODY, FAINT));
-    canvas.text((x, top + 130), &words::text(words::score(findings.probability), ""), (LARGE, TEXT));
-    canvas.text_right((WIDTH - MARGIN, top + 138), "no accuracy claimed", (BODY, FAINT));
+    match findings.probability {
+        Some(probability) => {
+            canvas.text((x, top + 130), &words::text(words::score(probability), ""), (LARGE, TEXT));
+            canvas.text_right((WIDTH - MARGIN, top + 138), "no accuracy claimed", (BODY, FAINT));
+        }
+        None => canvas.text((x, top + 134), "by severity alone", (STRONG, TEXT)),
+    }
     table(canvas, (x, top + 204), findings);
     let y = top + 352;
     let width = WIDTH - MARGIN - x;
@@ -203,11 +214,11 @@ fn table(canvas: &mut Canvas, (x, y): (usize, usize), findings: &Findings) {
         canvas.text_right((right, y), name, (STRONG, WARNING));
     }
     let millilitres = |sides: Sides<f64>| sides.map(|ml| words::text(words::millilitres(ml, 0), " ml"));
-    let rows = [
-        ("affected", words::affected(findings)),
-        ("lesions", millilitres(findings.lesion_volume_ml)),
-        ("lung", millilitres(findings.lung_volume_ml)),
-    ];
+    let lesions = findings.lesions.map(|lesions| {
+        [("affected", words::affected(findings)), ("lesions", millilitres(lesions.volume_ml))]
+    });
+    let lungs = ("lung", millilitres(findings.lung_volume_ml));
+    let rows: Vec<_> = lesions.into_iter().flatten().chain([lungs]).collect();
     for (i, (name, value)) in rows.iter().enumerate() {
         let y = y + 30 + i * 30;
         canvas.text((x, y), name, (BODY, FAINT));

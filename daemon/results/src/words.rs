@@ -16,6 +16,8 @@ pub(crate) const CAVEAT: &str = "The identification score is a demonstration: no
     COVID-19 from other pneumonia, and it must not decide about a patient.";
 /// Where a lung has no volume: it has no affected share either, and least of all one of 0 %.
 pub(crate) const NO_LUNG: &str = "no lung";
+/// In the place of what the method doesn't measure: that is no statement that there is none.
+pub(crate) const NOT_MEASURED: &str = "not measured by this method";
 /// In the place of what is no number.
 pub(crate) const NOT_AVAILABLE: &str = "n/a";
 
@@ -61,12 +63,23 @@ pub(crate) fn replaces(revision: u32) -> Option<String> {
 pub(crate) fn details(verdict: &Verdict) -> Vec<String> {
     match verdict {
         Verdict::Flagged(findings) | Verdict::NotFlagged(findings) => {
-            let Sides { right, left } = affected(findings);
-            let (category, score) = (findings.category(), text(score(findings.probability), ""));
-            let numbers = format!(
-                "{category}; affected share of the lungs: right {right}, left {left}; identification score {score}."
-            );
-            vec![numbers, CAVEAT.to_owned()]
+            let severity = match findings.category() {
+                Some(category) => {
+                    let Sides { right, left } = affected(findings);
+                    format!("{category}; affected share of the lungs: right {right}, left {left}")
+                }
+                None => format!("Severity {NOT_MEASURED}"),
+            };
+            match findings.probability {
+                Some(probability) => {
+                    let score = text(score(probability), "");
+                    vec![format!("{severity}; identification score {score}."), CAVEAT.to_owned()]
+                }
+                None => vec![
+                    format!("{severity}; identified by severity alone."),
+                    "The severity does not tell COVID-19 from other diseases, and it must not decide about a patient.".to_owned(),
+                ],
+            }
         }
         Verdict::NotEvaluated(reason) => {
             vec![format!("Reason: {reason}."), "Read this study as if there were no triage.".to_owned()]
@@ -137,11 +150,15 @@ pub fn score_text(probability: f32) -> String {
 
 /// Affected share of each lung, or that there is none of which it would be a share.
 pub(crate) fn affected(findings: &Findings) -> Sides<String> {
+    let Some(lesions) = findings.lesions else {
+        let none = || "not measured".to_owned();
+        return Sides { left: none(), right: none() };
+    };
     let of = |share: f64, lung_ml: f64| match has_lung(lung_ml) {
         true => text(percent(share), " %"),
         false => NO_LUNG.to_owned(),
     };
-    let (severity, lung) = (findings.severity, findings.lung_volume_ml);
+    let (severity, lung) = (lesions.fraction, findings.lung_volume_ml);
     Sides { left: of(severity.left, lung.left), right: of(severity.right, lung.right) }
 }
 
@@ -185,11 +202,25 @@ mod tests {
     fn an_absent_lung_is_not_healthy() {
         let mut findings = findings();
         findings.lung_volume_ml.left = 0.0;
-        findings.severity.left = 0.0;
-        findings.probability = f32::NAN;
+        findings.lesions.as_mut().unwrap().fraction.left = 0.0;
+        findings.probability = Some(f32::NAN);
         let said = sentences(&outcome(Verdict::Flagged(findings)), 1).join(" ");
         assert!(said.contains("right 61.8 %, left no lung; identification score n/a."), "{said}");
         assert!(!said.contains("NaN") && !said.contains(" 0.0 %"), "{said}");
+    }
+
+    #[test]
+    fn what_is_not_measured_is_not_said_to_be_nothing() {
+        let said = |findings| sentences(&outcome(Verdict::Flagged(findings)), 1).join(" ");
+        let without = said(Findings { lesions: None, ..findings() });
+        assert!(
+            without.contains("Severity not measured by this method; identification score 0.87."),
+            "{without}"
+        );
+        assert!(!without.contains('%') && !without.contains("CT-"), "{without}");
+        let without = said(Findings { probability: None, ..findings() });
+        assert!(without.contains("left 34.2 %; identified by severity alone."), "{without}");
+        assert!(!without.contains("score"), "{without}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::pipeline::{Evaluation, Pipeline, Progress};
 use crate::report;
 use anyhow::{Context, bail};
 use collect::Collection;
-use engine::{Choice, Setup};
+use engine::{Choice, Method, Setup};
 use indicatif::{ProgressBar, ProgressStyle};
 use nifti::Grid;
 use std::io::Write;
@@ -31,9 +31,9 @@ pub struct Args {
     /// Folders with DICOM files, at any depth, of any number of studies; other files among them are left out.
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// The method.
-    #[arg(long, default_value = "multitask-spatial-1", value_parser = ["multitask-spatial-1"])]
-    method: String,
+    /// The method: threshold, unet2d, unet2d-plus, unet3d, resnet50, multitask-latent, multitask-spatial-1 or multitask-spatial-4.
+    #[arg(long, default_value_t)]
+    method: Method,
     /// The engine: auto, tensorrt, cuda or cpu.
     #[arg(long, default_value = "auto")]
     engine: Choice,
@@ -62,8 +62,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if collection.studies.is_empty() {
         bail!("no DICOM study among {} files in {}", paths.len(), names(&args.dirs));
     }
-    let analyzer = appliance::analyzer(args.zoo.as_deref(), &Setup::new(args.engine, threads))?;
-    let operating_point = analyzer.zoo().multitask.thresholds.operating_point.unwrap_or(0.5);
+    let analyzer = appliance::analyzer(args.zoo.as_deref(), args.method, &Setup::new(args.engine, threads))?;
+    let operating_point = analyzer.zoo().card().thresholds.operating_point.unwrap_or(0.5);
     let policy =
         Policy { mode: Mode::Both, operating_point: operating_point.into(), severity_min: SEVERITY_MIN };
     let pipeline = Pipeline::new(analyzer, policy, threads)?;
@@ -172,14 +172,18 @@ fn table(outcomes: &[Outcome]) -> String {
             Verdict::NotEvaluated(_) => "not evaluated",
         };
         text += &match outcome.findings() {
-            Some(f) => format!(
-                "{verdict:14} {:5} {:>7.1} {:>7.1} {:>12.3}  {}\n",
-                f.category().to_string(),
-                100.0 * f.severity.right,
-                100.0 * f.severity.left,
-                f.probability,
-                outcome.study_uid
-            ),
+            Some(f) => {
+                let percent =
+                    |share: Option<f64>| share.map_or("-".to_owned(), |s| format!("{:.1}", 100.0 * s));
+                format!(
+                    "{verdict:14} {:5} {:>7} {:>7} {:>12}  {}\n",
+                    f.category().map_or("-".to_owned(), |category| category.to_string()),
+                    percent(f.lesions.map(|lesions| lesions.fraction.right)),
+                    percent(f.lesions.map(|lesions| lesions.fraction.left)),
+                    f.probability.map_or("-".to_owned(), |probability| format!("{probability:.3}")),
+                    outcome.study_uid
+                )
+            }
             None => {
                 format!("{verdict:14} {:5} {:>7} {:>7} {:>12}  {}\n", "-", "-", "-", "-", outcome.study_uid)
             }
@@ -194,15 +198,17 @@ fn table(outcomes: &[Outcome]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use study::{Findings, NotEvaluated, Sides, StudyUid};
+    use study::{Findings, Lesions, NotEvaluated, Sides, StudyUid};
 
     #[test]
     fn the_table_holds_every_study_and_reason() {
         let findings = Findings {
-            probability: 0.75,
-            severity: Sides { left: 0.25, right: 0.5 },
+            probability: Some(0.75),
+            lesions: Some(Lesions {
+                fraction: Sides { left: 0.25, right: 0.5 },
+                volume_ml: Sides::default(),
+            }),
             lung_volume_ml: Sides::default(),
-            lesion_volume_ml: Sides::default(),
             method: "m".into(),
             engine: "e".into(),
             model_version: "1".into(),

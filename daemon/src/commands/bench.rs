@@ -156,7 +156,11 @@ fn print(report: &Report) {
 
 /// A whole study from files: read, decode, lungs, lesions, outcome.
 fn study(dir: &Path, threads: usize, args: &Args) -> anyhow::Result<StudyReport> {
-    let analyzer = appliance::analyzer(args.zoo.as_deref(), &engine::Setup::new(args.engine, threads))?;
+    let analyzer = appliance::analyzer(
+        args.zoo.as_deref(),
+        engine::Method::default(),
+        &engine::Setup::new(args.engine, threads),
+    )?;
     let engine = analyzer.engines().first().name().to_owned();
     let policy = Policy { mode: Mode::Both, operating_point: 0.5, severity_min: 0.05 };
     let pipeline = Pipeline::new(analyzer, policy, threads)?;

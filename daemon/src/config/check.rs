@@ -3,6 +3,7 @@ use super::{Config, Destination, SyslogTransport};
 use crate::limits;
 use anyhow::{Context, bail};
 use results::Kind;
+use study::Mode;
 
 impl Config {
     pub(super) fn check(&self) -> anyhow::Result<()> {
@@ -22,6 +23,14 @@ impl Config {
             if !(0.0..=1.0).contains(&share) {
                 bail!("policy.{name} is {share}, outside of 0 to 1");
             }
+        }
+        let method = self.engine.method;
+        if !method.measures_severity() && self.policy.mode != Mode::Identification {
+            bail!(
+                "policy.mode is \"{}\", and engine.method is \"{method}\", which doesn't measure severity: set policy.mode = \
+                 \"identification\", or choose another method",
+                if self.policy.mode == Mode::Both { "both" } else { "severity" }
+            );
         }
         let worklist = self.worklist.as_ref().map(|w| ("worklist.timeout_s", w.timeout_s));
         for (name, seconds) in [

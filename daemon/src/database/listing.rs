@@ -3,7 +3,7 @@
 //! The row is written in the transactions that write what it shows, so that list and results never say different things.
 use super::{Database, DatabaseError, Packed, StudyKey, json};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
-use study::{Outcome, Priority, Verdict};
+use study::{Outcome, Policy, Priority, Verdict};
 
 /// Tables of the screen.
 pub(super) const TABLES: &str = "
@@ -83,10 +83,9 @@ pub enum Rank {
 
 impl Rank {
     /// Of an outcome: as [`study::policy::triage_order`] has it.
-    pub fn of(outcome: &Outcome, operating_point: f64) -> Self {
-        let identified = |f: &study::Findings| f64::from(f.probability) >= operating_point;
+    pub fn of(outcome: &Outcome, policy: &Policy) -> Self {
         match (outcome.priority(), outcome.findings()) {
-            (Priority::High, Some(f)) if identified(f) => Self::Identified,
+            (Priority::High, Some(findings)) if policy.identifies(findings) => Self::Identified,
             (Priority::High, _) => Self::Flagged,
             (Priority::Medium, _) => Self::NotEvaluated,
             (Priority::Low, _) => Self::NotFlagged,
@@ -418,7 +417,7 @@ pub(super) fn show(
         Verdict::NotEvaluated(_) => Rank::NotEvaluated,
         Verdict::NotFlagged(_) => Rank::NotFlagged,
     });
-    let severity = outcome.findings().map_or(0.0, study::Findings::severity);
+    let severity = outcome.findings().and_then(study::Findings::severity).unwrap_or(0.0);
     transaction.execute(
         "INSERT INTO listing (study_id, arrived_ms) SELECT id, arrived_ms FROM studies WHERE id = ?1
          ON CONFLICT DO NOTHING",

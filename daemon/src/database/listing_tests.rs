@@ -2,7 +2,7 @@
 
 use super::*;
 use std::collections::BTreeMap;
-use study::{Findings, NotEvaluated, Sides, StudyUid};
+use study::{Findings, Lesions, Mode, NotEvaluated, Policy, Sides, StudyUid};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -12,15 +12,19 @@ fn outcome(study: &StudyUid, verdict: Verdict) -> Outcome {
 
 fn findings(probability: f32, severity: f64) -> Findings {
     Findings {
-        probability,
-        severity: Sides { left: severity, right: 0.0 },
+        probability: Some(probability),
+        lesions: Some(Lesions {
+            fraction: Sides { left: severity, right: 0.0 },
+            volume_ml: Sides { left: 2000.0 * severity, right: 0.0 },
+        }),
         lung_volume_ml: Sides { left: 2000.0, right: 2300.0 },
-        lesion_volume_ml: Sides { left: 2000.0 * severity, right: 0.0 },
         method: "m".into(),
         engine: "cpu".into(),
         model_version: "1".into(),
     }
 }
+
+const POLICY: Policy = Policy { mode: Mode::Both, operating_point: 0.5, severity_min: 0.05 };
 
 struct Box {
     database: Database,
@@ -46,7 +50,7 @@ impl Box {
 
     fn end(&self, key: StudyKey, study: &StudyUid, verdict: Verdict, now_ms: i64) {
         let outcome = outcome(study, verdict);
-        let rank = Some(Rank::of(&outcome, 0.5));
+        let rank = Some(Rank::of(&outcome, &POLICY));
         let view = View { rank, alerts: true, picture: vec![7], ..View::default() };
         let reception = self.database.evaluate(key).unwrap();
         let revision = self.database.next_revision(key).unwrap();

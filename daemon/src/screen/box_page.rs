@@ -238,12 +238,13 @@ impl App {
 
     fn versions(&self) -> Markup {
         let zoo = self.analyzer.zoo();
+        // A method without a network of its own has the lung net's card.
+        let own = Some(zoo.card()).filter(|card| card.name != zoo.lungs.name);
+        let cards = [Some(&zoo.lungs), own].into_iter().flatten();
         html! {
             dl {
-                dt { (self.t("product")) } dd {
-                    (version::VERSION) " " span.hint { (self.t("commit")) " " (version::COMMIT) }
-                }
-                @for card in [&zoo.lungs, &zoo.multitask] {
+                dt { (self.t("product")) } dd { (env!("CARGO_PKG_VERSION")) }
+                @for card in cards {
                     dt { (card.name) } dd { (card.version) " " span.hint { "SHA-256 " (card.sha256.model) } }
                 }
                 dt { (self.t("running_since")) } dd { (self.time(self.started_ms)) }

@@ -229,7 +229,9 @@ impl App {
 
     /// Both lungs' affected share as bars, the patient's right lung first, and the category.
     pub fn severity(&self, line: &Line) -> Markup {
-        let Some(shares) = line.severity else { return html! {} };
+        let Some(shares) = line.severity else {
+            return html! { @if line.lung_volume_ml.is_some() { span.hint { (self.t("not_measured")) } } };
+        };
         let volumes = line.lung_volume_ml.unwrap_or_default();
         let lung = |side: &str, name: &str, share: f64, volume: f64| {
             html! {

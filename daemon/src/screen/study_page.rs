@@ -217,6 +217,9 @@ impl App {
         html! {
             dl {
                 @if let Some(reason) = &line.reason { dt { (self.t("reason")) } dd { (reason) } }
+                @if line.severity.is_none() && line.lung_volume_ml.is_some() {
+                    dt { (self.t("severity")) } dd { (self.t("not_measured")) }
+                }
                 @if let Some(shares) = line.severity {
                     @for (name, share, lung, lesion) in [
                         (self.t("right_lung"), shares.right, lungs.right, lesions.right),
@@ -333,7 +336,7 @@ impl App {
 
     fn card(&self, study: &Listed) -> Markup {
         let Some(line) = Line::of(study) else { return html! {} };
-        let card = &self.analyzer.zoo().multitask;
+        let card = self.analyzer.zoo().card();
         html! {
             section.card aria-labelledby="card" {
                 h2 #card { (self.t("card_title")) }

@@ -15,7 +15,7 @@ pub use gate::{InputRange, NotEvaluated};
 pub use geometry::SliceGeometry;
 pub use ids::{SeriesUid, SopInstanceUid, StudyUid, UidError};
 pub use lungs::{Side, Sides};
-pub use outcome::{Findings, Outcome, Verdict};
+pub use outcome::{Findings, Lesions, Outcome, Verdict};
 pub use policy::{Mode, Policy, Priority};
 pub use series::{ChosenSeries, SliceHeader};
 pub use severity::Category;

@@ -18,17 +18,24 @@ pub enum Verdict {
     NotEvaluated(NotEvaluated),
 }
 
-/// What the networks measured in one series.
+/// The lesions inside the lungs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Lesions {
+    /// Lesion fraction of each lung, 0 to 1.
+    pub fraction: Sides<f64>,
+    /// Volume of the lesions in each lung.
+    pub volume_ml: Sides<f64>,
+}
+
+/// What the networks measured in one series. A method measures the lesions, or gives a probability, or both (paper, section 2.3).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Findings {
-    /// Identification probability, 0 to 1.
-    pub probability: f32,
-    /// Lesion fraction of each lung, 0 to 1.
-    pub severity: Sides<f64>,
+    /// Identification probability, 0 to 1; `None` where the method identifies by severity.
+    pub probability: Option<f32>,
+    /// The lesions; `None` where the method finds none, which does not say that there are none.
+    pub lesions: Option<Lesions>,
     /// Volume of each lung.
     pub lung_volume_ml: Sides<f64>,
-    /// Volume of the lesions in each lung.
-    pub lesion_volume_ml: Sides<f64>,
     /// The method's name, as its model card has it.
     pub method: String,
     /// The backend that ran it.
@@ -38,14 +45,14 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// The larger of the two lungs' lesion fractions.
-    pub fn severity(&self) -> f64 {
-        severity::severity(self.severity)
+    /// The larger of the two lungs' lesion fractions; `None` where the method doesn't measure it.
+    pub fn severity(&self) -> Option<f64> {
+        self.lesions.map(|lesions| severity::severity(lesions.fraction))
     }
 
     /// Its category.
-    pub fn category(&self) -> Category {
-        Category::of(self.severity())
+    pub fn category(&self) -> Option<Category> {
+        self.severity().map(Category::of)
     }
 }
 
@@ -115,15 +122,15 @@ impl Serialize for Outcome {
             outcome,
             reason,
             priority: self.priority(),
-            probability: f.map(|f| f.probability),
-            severity: f.map(|f| Severity {
-                left: f.severity.left,
-                right: f.severity.right,
-                max: f.severity(),
+            probability: f.and_then(|f| f.probability),
+            severity: f.and_then(|f| f.lesions).map(|lesions| Severity {
+                left: lesions.fraction.left,
+                right: lesions.fraction.right,
+                max: severity::severity(lesions.fraction),
             }),
-            category: f.map(Findings::category),
+            category: f.and_then(Findings::category),
             lung_volume_ml: f.map(|f| f.lung_volume_ml),
-            lesion_volume_ml: f.map(|f| f.lesion_volume_ml),
+            lesion_volume_ml: f.and_then(|f| f.lesions).map(|lesions| lesions.volume_ml),
             method: f.map(|f| f.method.as_str()),
             engine: f.map(|f| f.engine.as_str()),
             model_version: f.map(|f| f.model_version.as_str()),

@@ -30,12 +30,19 @@ pub struct Policy {
 impl Policy {
     /// Whether the findings put the study to the front of the list.
     pub fn flags(&self, findings: &Findings) -> bool {
-        let identified = f64::from(findings.probability) >= self.operating_point;
-        let severe = findings.severity() >= self.severity_min;
+        let severe = findings.severity().is_some_and(|severity| severity >= self.severity_min);
         match self.mode {
-            Mode::Identification => identified,
+            Mode::Identification => self.identifies(findings),
             Mode::Severity => severe,
-            Mode::Both => identified || severe,
+            Mode::Both => self.identifies(findings) || severe,
+        }
+    }
+
+    /// Whether the findings count as COVID-19: by their probability, or, where the method gives none, by their severity (paper, section 2.3).
+    pub fn identifies(&self, findings: &Findings) -> bool {
+        match findings.probability {
+            Some(probability) => f64::from(probability) >= self.operating_point,
+            None => findings.severity().is_some_and(|severity| severity >= self.severity_min),
         }
     }
 }
@@ -67,11 +74,10 @@ impl Priority {
 /// descending severity. Equal ones keep their order of arrival (the caller sorts stably).
 pub fn triage_order(policy: &Policy, a: &Outcome, b: &Outcome) -> Ordering {
     let key = |outcome: &Outcome| {
-        let identified =
-            outcome.findings().is_some_and(|f| f64::from(f.probability) >= policy.operating_point);
+        let identified = outcome.findings().is_some_and(|findings| policy.identifies(findings));
         (Priority::of(&outcome.verdict), !identified)
     };
-    let severity = |outcome: &Outcome| outcome.findings().map_or(0.0, Findings::severity);
+    let severity = |outcome: &Outcome| outcome.findings().and_then(Findings::severity).unwrap_or(0.0);
     key(a).cmp(&key(b)).then_with(|| severity(b).total_cmp(&severity(a)))
 }
 
@@ -81,13 +87,16 @@ mod tests {
     use crate::gate::NotEvaluated;
     use crate::ids::StudyUid;
     use crate::lungs::Sides;
+    use crate::outcome::Lesions;
 
     fn findings(probability: f32, severity: f64) -> Findings {
         Findings {
-            probability,
-            severity: Sides { left: severity, right: severity / 2.0 },
+            probability: Some(probability),
+            lesions: Some(Lesions {
+                fraction: Sides { left: severity, right: severity / 2.0 },
+                volume_ml: Sides { left: 2000.0 * severity, right: 1150.0 * severity },
+            }),
             lung_volume_ml: Sides { left: 2000.0, right: 2300.0 },
-            lesion_volume_ml: Sides { left: 2000.0 * severity, right: 1150.0 * severity },
             method: "Multitask-Spatial-1".into(),
             engine: "cpu".into(),
             model_version: "1".into(),
@@ -113,6 +122,19 @@ mod tests {
                 "{mode:?} {probability} {severity}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_method_does_not_measure_flags_nothing() {
+        let policy = |mode| Policy { mode, operating_point: 0.5, severity_min: 0.05 };
+        let by_severity = Findings { probability: None, ..findings(0.0, 0.06) };
+        let by_probability = Findings { lesions: None, ..findings(0.6, 0.0) };
+        for mode in [Mode::Identification, Mode::Severity, Mode::Both] {
+            assert!(policy(mode).flags(&by_severity), "{mode:?}");
+            assert_eq!(policy(mode).flags(&by_probability), mode != Mode::Severity, "{mode:?}");
+        }
+        let little = Findings { probability: None, ..findings(0.0, 0.04) };
+        assert!(!policy(Mode::Both).flags(&little));
     }
 
     #[test]

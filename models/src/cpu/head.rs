@@ -1,9 +1,10 @@
 //! The identification head: pooled features → probability. A few thousand multiplications, in f32, for every engine.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::net::Workspace;
-use super::{Model, check, simd};
+use super::{Model, check};
 use crate::backend::{EngineError, sigmoid};
 use crate::zoo::Zoo;
 
@@ -19,9 +20,15 @@ impl Head {
     /// # Errors
     /// [`EngineError::Load`].
     pub(crate) fn load(zoo: &Zoo) -> Result<Self, EngineError> {
-        let values = kernels::pyramid::CELLS * 8;
-        let (path, best) = (zoo.multitask_head(), simd::available()[0]);
-        let model = Model::load(&path, "identification head", "pyramid", values, ["covid"], best)?;
+        Self::open(&zoo.multitask_head(), kernels::pyramid::CELLS * 8)
+    }
+
+    /// Loads a head of so many values.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`].
+    pub(crate) fn open(path: &Path, values: usize) -> Result<Self, EngineError> {
+        let model = Model::<1>::head(path, "identification head", values, "covid")?;
         Ok(Self { model, workspace: Mutex::default() })
     }
 
@@ -33,8 +40,8 @@ impl Head {
         // A workspace is valid whatever it holds.
         let mut workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
         let mut covid = self.model.vector(pyramid, &mut workspace)?;
-        check(self.model.name, covid.len(), 1)?;
-        sigmoid(&mut covid, self.model.name)?;
+        check(self.model.name(), covid.len(), 1)?;
+        sigmoid(&mut covid, self.model.name())?;
         Ok(covid[0])
     }
 }

@@ -18,7 +18,7 @@ const SHARED_MAX: usize = 8;
 const ALONE_MIN: usize = 2;
 
 /// Workspaces, lent to one caller each. A caller waits while all are lent, which bounds the activations in memory.
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     /// How many.
     pub(super) count: usize,
     /// For slices that are shared; asleep otherwise. None where there is one lane, or no thread to be had.
@@ -34,7 +34,7 @@ struct State {
 }
 
 /// What a call may use.
-pub(super) struct Lane<'a> {
+pub(crate) struct Lane<'a> {
     /// Its buffers.
     pub(super) workspace: &'a mut Workspace,
     /// Most threads; plans are made for so many.
@@ -44,7 +44,7 @@ pub(super) struct Lane<'a> {
 }
 
 impl Lanes {
-    pub(super) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         let free = (0..count).map(|_| Workspace::default()).collect();
         let pool = if count > 1 { pool(count.min(SHARED_MAX)) } else { None };
         Self { count, pool, state: Mutex::new(State { free, alone: 0 }), returned: Condvar::new() }

@@ -20,33 +20,30 @@ mod lanes;
 mod layers;
 mod layout;
 mod micro;
+mod model;
+mod multitask;
 mod net;
 mod plan;
 pub mod probe;
 mod rows;
 mod simd;
 mod tile;
+mod vector_pool;
 mod work;
 
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use kernels::PyramidPool;
-
 use crate::backend::{Backend, Emit, EngineError, Plane, sigmoid};
-use crate::graph::SizeError;
 use crate::limits::THREADS_MAX;
 use crate::zoo::Zoo;
 pub(crate) use head::Head;
-use lanes::{Lane, Lanes};
-use net::{Net, Workspace};
-use simd::Kernels;
+pub(crate) use lanes::{Lane, Lanes};
+pub(crate) use model::{Model, check};
+pub(crate) use multitask::{Multitask, each_slice};
+pub(crate) use vector_pool::{VECTOR_CELLS, VectorPool};
 
 /// The engine. Networks are shared by all lanes.
 pub struct CpuBackend {
     lungs: Model<1>,
-    slices: Model<2>,
-    head: Head,
+    multitask: Multitask,
     lanes: Lanes,
 }
 
@@ -56,74 +53,11 @@ impl CpuBackend {
     /// # Errors
     /// [`EngineError::Load`] for a file that is no ONNX model, has an operator that isn't known, or lacks an input or output of the zoo's format.
     pub fn load(zoo: &Zoo, threads: usize) -> Result<Self, EngineError> {
-        let best = simd::available()[0];
         Ok(Self {
-            lungs: Model::load(&zoo.lungs_model(), "lung net", "slice", 1, ["lungs"], best)?,
-            slices: Model::load(
-                &zoo.multitask_model(),
-                "multitask net",
-                "slice",
-                1,
-                ["features", "lesions"],
-                best,
-            )?,
-            head: Head::load(zoo)?,
+            lungs: Model::slices(&zoo.lungs_model(), "lung net", ["lungs"])?,
+            multitask: Multitask::load(&zoo.multitask_model(), &zoo.multitask_head())?,
             lanes: Lanes::new(threads.clamp(1, THREADS_MAX)),
         })
-    }
-
-    /// One worker of [`Backend::multitask`]: takes slices until none is left, pools their features.
-    fn work(
-        &self,
-        crop: &[Plane<'_>],
-        next: &AtomicUsize,
-        emit: Emit<'_>,
-    ) -> Result<Option<PyramidPool>, EngineError> {
-        let mut pool: Option<PyramidPool> = None;
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(slice) = crop.get(index) else { return Ok(pool) };
-            let channels = self.slices.net.channels(self.slices.outputs[0]);
-            let pool = pool
-                .get_or_insert_with(|| PyramidPool::new(channels, slice.rows(), slice.columns(), crop.len()));
-            let left = crop.len() - index;
-            let mut lesions = self.lanes.with(left, |lane| self.slice(slice, index, pool, lane))?;
-            sigmoid(&mut lesions, self.slices.name)?;
-            emit(index, &lesions);
-        }
-    }
-
-    /// Lesion logits of one slice; its features go into the pyramid row by row.
-    fn slice(
-        &self,
-        slice: &Plane<'_>,
-        index: usize,
-        pool: &mut PyramidPool,
-        lane: Lane<'_>,
-    ) -> Result<Vec<f32>, EngineError> {
-        let [features, logits] = self.slices.outputs;
-        // Rows of features that are as wide as the slice.
-        let mut whole_rows = 0;
-        let mut pooled = pool.slice(index)?;
-        let mut finite = true;
-        let mut lesions = Vec::with_capacity(slice.rows() * slice.columns());
-        self.slices.run(slice, lane, &mut |row| {
-            if row.output == features {
-                // The pyramid's maxima would swallow what is no number.
-                whole_rows += usize::from(row.layout.dims[2] == slice.columns());
-                finite &= row.values.iter().fold(true, |all, value| all & value.is_finite());
-                pooled.push(row.values, |channel, column| row.layout.at(channel, column));
-            } else if row.output == logits {
-                row.append(0, &mut lesions);
-            }
-        })?;
-        check(self.slices.name, lesions.len(), slice.rows() * slice.columns())?;
-        check(self.slices.name, whole_rows, slice.rows())?;
-        if !finite {
-            return Err(EngineError::NotFinite { model: self.slices.name });
-        }
-        pooled.finish()?;
-        Ok(lesions)
     }
 }
 
@@ -133,132 +67,22 @@ impl Backend for CpuBackend {
     }
 
     fn lungs(&self, slice: Plane<'_>) -> Result<Vec<f32>, EngineError> {
-        let mut lungs = Vec::with_capacity(slice.rows() * slice.columns());
         let left = self.lanes.expected();
-        self.lanes.with(left, |lane| {
-            self.lungs.run(&slice, lane, &mut |row| {
-                if row.output == self.lungs.outputs[0] {
-                    row.append(0, &mut lungs);
-                }
-            })
-        })?;
-        check(self.lungs.name, lungs.len(), slice.rows() * slice.columns())?;
-        sigmoid(&mut lungs, self.lungs.name)?;
+        let mut lungs = self.lanes.with(left, |lane| self.lungs.map(&slice, lane))?;
+        sigmoid(&mut lungs, self.lungs.name())?;
         Ok(lungs)
     }
 
     fn multitask(&self, crop: &[Plane<'_>], emit: Emit<'_>) -> Result<f32, EngineError> {
-        let next = AtomicUsize::new(0);
-        let workers = self.lanes.count.min(crop.len()).max(1);
-        let pools = std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..workers)
-                .map(|_| {
-                    scope.spawn(|| {
-                        // When one ends, no slice is left, or it failed or panicked: the others stop at their next slice.
-                        let _stop = Stop { next: &next, count: crop.len() };
-                        self.work(crop, &next, emit)
-                    })
-                })
-                .collect();
-            let join = |handle: std::thread::ScopedJoinHandle<'_, _>| {
-                handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            handles.into_iter().map(join).collect::<Result<Vec<_>, _>>()
-        })?;
-        let mut pools = pools.into_iter().flatten();
-        let mut pool = pools.next().ok_or(EngineError::Bounds {
-            what: "slices in the crop",
-            value: 0,
-            min: 1,
-            max: usize::MAX,
-        })?;
-        for other in pools {
-            pool.merge(&other)?;
-        }
-        let pyramid = pool.finish()?;
-        self.head.probability(&pyramid)
-    }
-}
-
-/// Takes all slices that are left.
-struct Stop<'a> {
-    next: &'a AtomicUsize,
-    count: usize,
-}
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.next.store(self.count, Ordering::Relaxed);
-    }
-}
-
-fn check(model: &'static str, got: usize, expected: usize) -> Result<(), EngineError> {
-    if got == expected { Ok(()) } else { Err(EngineError::Output { model, got, expected }) }
-}
-
-/// A network with one input and `N` outputs, found by name.
-struct Model<const N: usize> {
-    net: Net,
-    name: &'static str,
-    outputs: [usize; N],
-}
-
-impl<const N: usize> Model<N> {
-    fn load(
-        path: &Path,
-        name: &'static str,
-        input: &str,
-        channels: usize,
-        outputs: [&str; N],
-        kernels: Kernels,
-    ) -> Result<Self, EngineError> {
-        let fail = |why: String| EngineError::Load { path: path.to_path_buf(), why };
-        let net = Net::load(path, kernels).map_err(|error| fail(error.to_string()))?;
-        if (net.input(), net.input_channels()) != (input, channels) {
-            let (got, count) = (net.input(), net.input_channels());
-            return Err(fail(format!("input `{got}` of {count} channels, not `{input}` of {channels}")));
-        }
-        let find = |name: &str| net.output(name).ok_or_else(|| fail(format!("has no output named `{name}`")));
-        let found = outputs.iter().map(|output| find(output)).collect::<Result<Vec<_>, _>>()?;
-        for (output, name) in found.iter().zip(&outputs).filter(|(_, name)| **name != "features") {
-            if net.channels(*output) != 1 {
-                return Err(fail(format!("output `{name}` has {} channels, not one", net.channels(*output))));
-            }
-        }
-        // A net of slices takes any, and answers for each pixel; a head takes one vector.
-        let fits = if channels == 1 { net.try_slices(&found) } else { net.try_vector() };
-        fits.map_err(|error| fail(error.to_string()))?;
-        let outputs = found.try_into().expect("one output for each of N names");
-        Ok(Self { net, name, outputs })
-    }
-
-    /// Runs on one slice; `take` gets the outputs' rows.
-    fn run(&self, slice: &Plane<'_>, lane: Lane<'_>, take: net::Take<'_>) -> Result<(), EngineError> {
-        let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
-        let Lane { workspace, threads_max, threads } = lane;
-        let plan = self.net.plan([1, slice.rows(), slice.columns()], threads_max).map_err(fail)?;
-        self.net.run(&plan, workspace, threads, &|_, row, out| out(slice.row(row)), take);
-        Ok(())
-    }
-
-    /// Runs on a vector; returns the first output.
-    fn vector(&self, values: &[f32], lane: &mut Workspace) -> Result<Vec<f32>, EngineError> {
-        let fail = |error: SizeError| EngineError::Run { model: self.name, why: error.to_string() };
-        check(self.name, values.len(), self.net.input_channels())?;
-        let plan = self.net.plan([1, 1, 1], 1).map_err(fail)?;
-        let mut result = Vec::new();
-        let input: net::Input<'_> = &|channel, _, out| out(&values[channel..=channel]);
-        self.net.run(&plan, lane, &|| 1, input, &mut |row| {
-            if row.output == self.outputs[0] {
-                (0..row.layout.channels).for_each(|channel| row.append(channel, &mut result));
-            }
-        });
-        Ok(result)
+        self.multitask.run(crop, &self.lanes, emit)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::zoo::Zoo;
 

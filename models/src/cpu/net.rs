@@ -154,20 +154,14 @@ impl Net {
         self.graph.values[self.graph.outputs[output].1].channels
     }
 
-    /// Whether the network takes slices of any size, and these outputs have a value for each pixel.
-    ///
-    /// # Errors
-    /// [`SizeError`] where it doesn't.
-    pub(super) fn try_slices(&self, outputs: &[usize]) -> Result<(), SizeError> {
-        self.graph.try_slices(outputs.iter().map(|&output| self.graph.outputs[output].1))
+    /// The value of an output in [`Net::graph`].
+    pub(super) fn value(&self, output: usize) -> ValueId {
+        self.graph.outputs[output].1
     }
 
-    /// Whether the network takes a vector.
-    ///
-    /// # Errors
-    /// [`SizeError`] where it doesn't.
-    pub(super) fn try_vector(&self) -> Result<(), SizeError> {
-        self.graph.try_vector()
+    /// The network's layers.
+    pub(super) fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     /// The plan for an input of this depth, height and width, to be run by up to `threads` threads.

@@ -17,6 +17,8 @@ pub(crate) struct SizeError {
 
 /// Slices on the 2 mm grid, of even and odd size.
 const SLICES: [[usize; 3]; 2] = [[1, 160, 160], [1, 97, 131]];
+/// Patches of volumes, of even and odd size.
+const VOLUMES: [[usize; 3]; 2] = [[64; 3], [37, 50, 41]];
 /// A patch of a volume: networks of volumes choose their size, so it need not be odd.
 const PATCH: [usize; 3] = [64; 3];
 
@@ -102,18 +104,67 @@ impl Graph {
     /// # Errors
     /// [`SizeError`] where it doesn't.
     pub(crate) fn try_slices(&self, outputs: impl Iterator<Item = ValueId> + Clone) -> Result<(), SizeError> {
-        let fail =
-            |value: ValueId, what: String| Err(SizeError { layer: self.values[value].name.clone(), what });
-        if self.axes != 2 || self.fixed[1].is_some() || self.fixed[2].is_some() {
-            return fail(0, format!("{} axes, fixed sizes {:?}; slices vary", self.axes, self.fixed));
-        }
+        self.takes_any(2, "slices")?;
+        SLICES.iter().try_for_each(|&input| self.keeps_size(input, outputs.clone()))
+    }
+
+    /// The same for volumes.
+    ///
+    /// # Errors
+    /// [`SizeError`] where it doesn't.
+    pub(crate) fn try_volumes(
+        &self,
+        outputs: impl Iterator<Item = ValueId> + Clone,
+    ) -> Result<(), SizeError> {
+        self.takes_any(3, "volumes")?;
+        VOLUMES.iter().try_for_each(|&input| self.keeps_size(input, outputs.clone()))
+    }
+
+    /// Whether the network takes slices of any size, and answers with a vector in `output`.
+    ///
+    /// # Errors
+    /// [`SizeError`] where it doesn't.
+    pub(crate) fn try_slices_to_vector(&self, output: &str) -> Result<(), SizeError> {
+        self.takes_any(2, "slices")?;
+        let value = self.outputs.iter().find(|(name, _)| name == output).map(|(_, value)| *value);
         for input in SLICES {
             let dims = self.dims(input)?;
-            if let Some(value) = outputs.clone().find(|&value| dims[value] != input) {
-                return fail(value, format!("{:?} values for a slice of {input:?}", dims[value]));
+            if let Some(value) = value.filter(|&value| dims[value] != [1; 3]) {
+                let layer = self.values[value].name.clone();
+                return Err(SizeError {
+                    layer,
+                    what: format!("a map of {:?}; a vector is needed", dims[value]),
+                });
             }
         }
         Ok(())
+    }
+
+    fn takes_any(&self, axes: usize, what: &str) -> Result<(), SizeError> {
+        if self.axes == axes
+            && self.fixed[1].is_none()
+            && self.fixed[2].is_none()
+            && (axes < 3 || self.fixed[0].is_none())
+        {
+            return Ok(());
+        }
+        let what = format!("{} axes, fixed sizes {:?}; {what} vary", self.axes, self.fixed);
+        Err(SizeError { layer: self.values[0].name.clone(), what })
+    }
+
+    fn keeps_size(
+        &self,
+        input: [usize; 3],
+        mut outputs: impl Iterator<Item = ValueId>,
+    ) -> Result<(), SizeError> {
+        let dims = self.dims(input)?;
+        match outputs.find(|&value| dims[value] != input) {
+            None => Ok(()),
+            Some(value) => {
+                let what = format!("{:?} values for an input of {input:?}", dims[value]);
+                Err(SizeError { layer: self.values[value].name.clone(), what })
+            }
+        }
     }
 
     /// Whether the network takes a vector.

@@ -123,12 +123,23 @@ fn observation<'a>(text: &'a str, code: &str) -> (&'a str, &'a str, &'a str) {
 }
 
 #[test]
+fn what_is_not_measured_is_left_out_and_said() {
+    let findings = study::Findings { lesions: None, ..findings() };
+    let message = message(&source(), &outcome(Verdict::Flagged(findings)), CharacterSet::Utf8);
+    let text = String::from_utf8(message.bytes).unwrap();
+    assert_eq!(observation(&text, "ct-category"), ("ST", "not measured by this method", "P"));
+    assert_eq!(observation(&text, "lung-volume-left").0, "NM");
+    assert!(!fields(&text, "OBX").iter().any(|row| row[3].starts_with("lesion-")), "{text}");
+}
+
+#[test]
 fn a_number_that_is_none_is_no_number_and_a_bound_says_so() {
     let mut findings = findings();
     findings.lung_volume_ml.left = 0.0;
-    findings.lesion_volume_ml.left = f64::NAN;
-    findings.severity = Sides { left: 0.0, right: 0.0002 };
-    findings.probability = 0.9999;
+    let lesions = findings.lesions.as_mut().unwrap();
+    lesions.volume_ml.left = f64::NAN;
+    lesions.fraction = Sides { left: 0.0, right: 0.0002 };
+    findings.probability = Some(0.9999);
     let message = message(&source(), &outcome(Verdict::Flagged(findings)), CharacterSet::Utf8);
     let text = String::from_utf8(message.bytes).unwrap();
     for (code, want) in [

@@ -2,14 +2,16 @@ use super::*;
 use crate::canvas::Font;
 use crate::projection::tests::chest;
 use std::collections::BTreeMap;
-use study::{NotEvaluated, SeriesUid, StudyUid};
+use study::{Lesions, NotEvaluated, SeriesUid, StudyUid};
 
 pub(crate) fn findings() -> Findings {
     Findings {
-        probability: 0.873,
-        severity: Sides { left: 0.342, right: 0.618 },
+        probability: Some(0.873),
+        lesions: Some(Lesions {
+            fraction: Sides { left: 0.342, right: 0.618 },
+            volume_ml: Sides { left: 691.3, right: 1430.7 },
+        }),
         lung_volume_ml: Sides { left: 2021.4, right: 2315.0 },
-        lesion_volume_ml: Sides { left: 691.3, right: 1430.7 },
         method: "Multitask-Spatial-1, Goncharov et al. 2020".into(),
         engine: "cpu".into(),
         model_version: "1".into(),
@@ -110,7 +112,7 @@ fn the_reason_of_no_evaluation_is_in_words() {
 #[test]
 fn the_patients_right_is_at_the_images_left() {
     let mut only_right = findings();
-    only_right.severity = Sides { left: 0.0, right: 0.618 };
+    only_right.lesions.as_mut().unwrap().fraction = Sides { left: 0.0, right: 0.618 };
     let picture = render(&outcome(Verdict::Flagged(only_right)), None, true, 1);
     let half = |from: usize| {
         let rows = picture.rgb.chunks_exact(WIDTH * 3).skip(BANNER_HEIGHT).take(PANEL_AT.1 - BANNER_HEIGHT);
@@ -124,10 +126,23 @@ fn the_patients_right_is_at_the_images_left() {
 }
 
 #[test]
+fn a_method_without_lesions_shows_no_healthy_lungs() {
+    let without = Findings { lesions: None, ..findings() };
+    let picture = render(&outcome(Verdict::Flagged(without)), Some(&chest(20, 20)), true, 1);
+    assert_eq!(picture.shows, "Coronal mean projection");
+    assert!(shows(&picture, "not measured", LARGE, TEXT), "beside each lung");
+    assert!(!shows(&picture, "CT-0", HUGE, TEXT) && !shows(&picture, "0.0 %", LARGE, TEXT));
+    assert!(shows(&picture, "0.87", LARGE, TEXT));
+    let without = Findings { probability: None, ..findings() };
+    let picture = render(&outcome(Verdict::Flagged(without)), None, true, 1);
+    assert!(shows(&picture, "CT-3", HUGE, TEXT) && shows(&picture, "by severity alone", STRONG, TEXT));
+}
+
+#[test]
 fn a_picture_is_made_whatever_comes() {
     let mut odd = findings();
-    odd.probability = f32::NAN;
-    odd.severity = Sides { left: f64::NAN, right: f64::INFINITY };
+    odd.probability = Some(f32::NAN);
+    odd.lesions.as_mut().unwrap().fraction = Sides { left: f64::NAN, right: f64::INFINITY };
     odd.lung_volume_ml = Sides { left: f64::NAN, right: 0.0 };
     odd.method = "m".repeat(5000);
     odd.engine = String::new();

@@ -24,7 +24,8 @@ pub(super) fn of(case: &Case<'_>) -> Vec<Item> {
     let mut groups = vec![answer(case, findings)];
     for side in [Side::right(findings), Side::left(findings)] {
         groups.push(lung(case, &side));
-        groups.push(lesions(case, &side));
+        // A method that finds none has nothing to say of lesions, and above all not that there are none.
+        groups.extend(side.lesions_ml_and_fraction.map(|numbers| lesions(case, &side, numbers)));
     }
     groups
 }
@@ -35,8 +36,7 @@ struct Side {
     lesions: &'static str,
     laterality: Code,
     lung_volume_ml: f64,
-    lesion_volume_ml: f64,
-    fraction: f64,
+    lesions_ml_and_fraction: Option<(f64, f64)>,
 }
 
 impl Side {
@@ -46,8 +46,7 @@ impl Side {
             lesions: "Lesions of the right lung",
             laterality: RIGHT,
             lung_volume_ml: f.lung_volume_ml.right,
-            lesion_volume_ml: f.lesion_volume_ml.right,
-            fraction: f.severity.right,
+            lesions_ml_and_fraction: f.lesions.map(|l| (l.volume_ml.right, l.fraction.right)),
         }
     }
 
@@ -57,15 +56,14 @@ impl Side {
             lesions: "Lesions of the left lung",
             laterality: LEFT,
             lung_volume_ml: f.lung_volume_ml.left,
-            lesion_volume_ml: f.lesion_volume_ml.left,
-            fraction: f.severity.left,
+            lesions_ml_and_fraction: f.lesions.map(|l| (l.volume_ml.left, l.fraction.left)),
         }
     }
 
     /// The share of the lung. Where there is no lung, there is none.
-    fn fraction(&self) -> Item {
+    fn fraction(&self, fraction: f64) -> Item {
         if words::has_lung(self.lung_volume_ml) {
-            measurement(LESION_FRACTION, words::percent(self.fraction), PERCENT)
+            measurement(LESION_FRACTION, words::percent(fraction), PERCENT)
         } else {
             Item::code(Contains, LESION_FRACTION, DIVIDE_BY_ZERO)
         }
@@ -75,11 +73,14 @@ impl Side {
 /// Flagged or not, by which numbers.
 fn answer(case: &Case<'_>, findings: &Findings) -> Item {
     let flagged = matches!(case.outcome.verdict, Verdict::Flagged(_));
-    let mut items = vec![
-        measurement(WORSE_LESION_FRACTION, words::percent(findings.severity()), PERCENT),
-        measurement(PROBABILITY, words::score(findings.probability), NO_UNITS),
-        Item::code(Contains, OUTCOME, if flagged { FLAGGED } else { NOT_FLAGGED }),
-    ];
+    // What the method doesn't measure is left out, and said in the comments.
+    let severity = findings.severity();
+    let mut items: Vec<Item> = severity
+        .map(|s| measurement(WORSE_LESION_FRACTION, words::percent(s), PERCENT))
+        .into_iter()
+        .collect();
+    items.extend(findings.probability.map(|p| measurement(PROBABILITY, words::score(p), NO_UNITS)));
+    items.push(Item::code(Contains, OUTCOME, if flagged { FLAGGED } else { NOT_FLAGGED }));
     // ACR category 1 is for findings that threaten life within minutes, 2 for those to communicate within hours, 3
     // within days. Signs of COVID-19 are to be read, and the patient is to be isolated, before the scanner's next
     // patients: hours, not minutes. What is not flagged has no category: none of CID 7035 says "no finding", and the
@@ -87,7 +88,7 @@ fn answer(case: &Case<'_>, findings: &Findings) -> Item {
     if flagged {
         items.push(Item::code(Contains, concept::PRIORITY, ACR_CATEGORY_2));
     }
-    items.push(Item::code(Contains, CT_CATEGORY, category(findings.category())));
+    items.extend(findings.category().map(|c| Item::code(Contains, CT_CATEGORY, category(c))));
     items.extend(comments(case));
     group(case, "Triage", None, Some(BILATERAL), items)
 }
@@ -112,10 +113,10 @@ fn lung(case: &Case<'_>, side: &Side) -> Item {
     group(case, side.lung, Some(LUNG), Some(side.laterality), vec![volume])
 }
 
-fn lesions(case: &Case<'_>, side: &Side) -> Item {
+fn lesions(case: &Case<'_>, side: &Side, (volume_ml, fraction): (f64, f64)) -> Item {
     let items = vec![
-        measurement(concept::VOLUME, words::millilitres(side.lesion_volume_ml, 1), MILLILITRE),
-        side.fraction(),
+        measurement(concept::VOLUME, words::millilitres(volume_ml, 1), MILLILITRE),
+        side.fraction(fraction),
     ];
     group(case, side.lesions, Some(LESION), Some(side.laterality), items)
 }

@@ -7,7 +7,7 @@ use crate::testing::{
 use crate::{RawElement, SourceStudy, words};
 use std::path::PathBuf;
 use std::process::Command;
-use study::{NotEvaluated, Outcome, Sides, Verdict};
+use study::{Lesions, NotEvaluated, Outcome, Sides, Verdict};
 
 const SLICES: usize = 12;
 
@@ -19,16 +19,32 @@ fn built(outcome: &Outcome, series: Option<&SourceSeries>) -> DicomResult {
 fn documents() -> Vec<(&'static str, DicomResult)> {
     let chest = series(SLICES, 512, 384);
     let none_of_the_left = study::Findings {
-        probability: f32::NAN,
-        severity: Sides { left: 0.0, right: 0.25 },
+        probability: Some(f32::NAN),
+        lesions: Some(Lesions {
+            fraction: Sides { left: 0.0, right: 0.25 },
+            volume_ml: Sides { left: 0.0, right: f64::INFINITY },
+        }),
         lung_volume_ml: Sides { left: 0.0, right: 2315.0 },
-        lesion_volume_ml: Sides { left: 0.0, right: f64::INFINITY },
         ..findings()
     };
     vec![
         ("flagged", built(&outcome(Verdict::Flagged(findings())), Some(&chest))),
         ("not-flagged", built(&outcome(Verdict::NotFlagged(findings())), Some(&chest))),
         ("no-number", built(&outcome(Verdict::NotFlagged(none_of_the_left)), None)),
+        (
+            "no-severity",
+            built(
+                &outcome(Verdict::NotFlagged(study::Findings { lesions: None, ..findings() })),
+                Some(&chest),
+            ),
+        ),
+        (
+            "no-probability",
+            built(
+                &outcome(Verdict::NotFlagged(study::Findings { probability: None, ..findings() })),
+                Some(&chest),
+            ),
+        ),
         ("not-evaluated", built(&not_evaluated(), Some(&chest))),
         ("no-series", built(&not_evaluated(), None)),
     ]
@@ -103,8 +119,11 @@ fn the_answer_is_in_codes_and_words() {
 #[test]
 fn what_is_a_bound_and_what_is_replaced_is_in_words() {
     let slight = study::Findings {
-        probability: 0.9999,
-        severity: Sides { left: 0.0, right: 0.0002 },
+        probability: Some(0.9999),
+        lesions: Some(Lesions {
+            fraction: Sides { left: 0.0, right: 0.0002 },
+            ..findings().lesions.unwrap()
+        }),
         lung_volume_ml: Sides { left: 0.0, right: 2315.0 },
         ..findings()
     };
