@@ -121,8 +121,9 @@ fn all(round: &mut Round<'_>, config: &Config) {
     let zoo_dir = config.engine.zoo.clone().unwrap_or_else(engine::default_zoo_dir);
     let mut zoo = None;
     round.check("models", true, || {
-        let opened = Zoo::open(&zoo_dir).map_err(|error| error.to_string())?;
-        let found = format!("{} and {} in {}", opened.lungs.name, opened.multitask.name, zoo_dir.display());
+        let opened = Zoo::with_method(&zoo_dir, config.engine.method, None);
+        let opened = opened.map_err(|error| error.to_string())?;
+        let found = format!("{} and {} in {}", opened.lungs.name, opened.method(), zoo_dir.display());
         zoo = Some(opened);
         Ok(found)
     });

@@ -128,12 +128,16 @@ fn banner(canvas: &mut Canvas, verdict: &Verdict) {
 fn sides(canvas: &mut Canvas, findings: &Findings) {
     let (left, right) = (PANEL_AT.0, PANEL_AT.0 + PANEL_SIZE.0);
     let y = BANNER_HEIGHT + 16;
-    let Sides { left: of_left, right: of_right } = words::affected(findings);
     canvas.text((left, y), "R", (LARGE, WARNING));
-    canvas.text((left + 30, y), &of_right, (LARGE, TEXT));
     canvas.text_right((right, y), "L", (LARGE, WARNING));
+    let middle = ((left + right) / 2, y + 6);
+    if findings.lesions.is_none() {
+        return canvas.text_centred(middle, "affected share not measured by this method", (BODY, TEXT));
+    }
+    let Sides { left: of_left, right: of_right } = words::affected(findings);
+    canvas.text((left + 30, y), &of_right, (LARGE, TEXT));
     canvas.text_right((right - 30, y), &of_left, (LARGE, TEXT));
-    canvas.text_centred(((left + right) / 2, y + 6), "affected share of each lung", (BODY, FAINT));
+    canvas.text_centred(middle, "affected share of each lung", (BODY, FAINT));
 }
 
 fn panel(canvas: &mut Canvas, projection: Option<&CoronalProjection>, colours: bool) {

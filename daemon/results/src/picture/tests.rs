@@ -130,7 +130,7 @@ fn a_method_without_lesions_shows_no_healthy_lungs() {
     let without = Findings { lesions: None, ..findings() };
     let picture = render(&outcome(Verdict::Flagged(without)), Some(&chest(20, 20)), true, 1);
     assert_eq!(picture.shows, "Coronal mean projection");
-    assert!(shows(&picture, "not measured", LARGE, TEXT), "beside each lung");
+    assert!(shows(&picture, "affected share not measured by this method", BODY, TEXT));
     assert!(!shows(&picture, "CT-0", HUGE, TEXT) && !shows(&picture, "0.0 %", LARGE, TEXT));
     assert!(shows(&picture, "0.87", LARGE, TEXT));
     let without = Findings { probability: None, ..findings() };

@@ -98,6 +98,8 @@ fn the_answer_is_in_codes_and_words() {
             "not-flagged" | "no-number" => {
                 &["not-flagged", "this does not say normal. Reading priority LOW."]
             }
+            "no-severity" => &["not-flagged", "Severity not measured by this method"],
+            "no-probability" => &["not-flagged", "identified by severity alone."],
             _ => &[
                 "373121007",
                 "gantry-tilt",
@@ -108,7 +110,10 @@ fn the_answer_is_in_codes_and_words() {
         assert!(words.iter().all(|text| holds(&document, text)), "{name}");
         assert!(holds(&document, words::WARNING) && holds(&document, words::MACHINE), "{name}");
         assert!(!holds(&document, "REVISION"), "{name}");
-        let answered = !matches!(name, "not-evaluated" | "no-series");
+        let answered = !matches!(name, "not-evaluated" | "no-series" | "no-probability");
+        // Of lesions that nobody looked for, no group says anything.
+        let lesions = ["flagged", "not-flagged", "no-number", "no-probability"].contains(&name);
+        assert_eq!(holds(&document, "Lesions of the right lung"), lesions, "{name}");
         assert_eq!(holds(&document, words::CAVEAT), answered, "{name}");
         assert_eq!(holds(&document, words::SCORE), answered, "{name}");
         // A category of CID 7035 for what is flagged, and for nothing else.
