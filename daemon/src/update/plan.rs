@@ -88,7 +88,8 @@ impl Plan {
 
     /// Whether the stick still holds what was judged.
     pub fn is_still_there(&self, source: &dyn Source) -> bool {
-        self.seen.iter().all(|(path, text)| matches!(source.text(path), Ok(Some(now)) if now == *text))
+        source.is_there()
+            && self.seen.iter().all(|(path, text)| matches!(source.text(path), Ok(Some(now)) if now == *text))
     }
 
     fn update(&mut self, source: &dyn Source, facts: &Facts, text: &str) -> anyhow::Result<()> {

@@ -1,11 +1,12 @@
 //! Reading the stick, which is hostile until its signatures say otherwise: no link is followed, nothing but plain files is read.
 use anyhow::{Context, bail};
 use nix::dir::Dir;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{OFlag, PosixFadviseAdvice, openat, posix_fadvise};
+use nix::sys::stat::{Mode, major, minor};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where a stick's files come from. Paths are relative, their parts plain names.
@@ -14,6 +15,11 @@ pub trait Source {
     fn open(&self, path: &str) -> anyhow::Result<Option<Box<dyn Read>>>;
     /// The names in a folder; none if there is no such folder.
     fn names(&self, dir: &str) -> anyhow::Result<Vec<String>>;
+
+    /// Whether the device is still plugged in, as far as can be told without reading.
+    fn is_there(&self) -> bool {
+        true
+    }
 
     /// A small text, whole; `None` if there is no such file.
     fn text(&self, path: &str) -> anyhow::Result<Option<String>> {
@@ -37,19 +43,25 @@ pub fn unreadable(path: &str) -> String {
 }
 
 /// A folder: where the stick is mounted.
-pub struct Folder(PathBuf);
+pub struct Folder {
+    path: PathBuf,
+    /// What the kernel shows of its block device for as long as it is plugged in; `None` for what is no block device.
+    device: Option<PathBuf>,
+}
 
 impl Folder {
     /// The folder of this path.
     pub fn at(path: &Path) -> Self {
-        Self(path.to_owned())
+        let number = std::fs::metadata(path).map(|meta| meta.dev()).unwrap_or_default();
+        let device = PathBuf::from(format!("/sys/dev/block/{}:{}", major(number), minor(number)));
+        Self { path: path.to_owned(), device: Some(device).filter(|device| device.exists()) }
     }
 
     /// Opens step by step, so that no part of the path can be a link that leads elsewhere.
     fn step_by_step(&self, path: &str, last: OFlag) -> anyhow::Result<Option<OwnedFd>> {
         let folder = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut at =
-            nix::fcntl::open(&self.0, folder, Mode::empty()).with_context(|| self.0.display().to_string())?;
+        let mut at = nix::fcntl::open(&self.path, folder, Mode::empty())
+            .with_context(|| self.path.display().to_string())?;
         let parts: Vec<&str> = path.split('/').collect();
         for (index, part) in parts.iter().enumerate() {
             if matches!(*part, "" | "." | "..") {
@@ -76,12 +88,18 @@ impl Folder {
 }
 
 impl Source for Folder {
+    fn is_there(&self) -> bool {
+        self.device.as_ref().is_none_or(|device| device.exists())
+    }
+
     fn open(&self, path: &str) -> anyhow::Result<Option<Box<dyn Read>>> {
         let Some(fd) = self.step_by_step(path, OFlag::O_RDONLY)? else { return Ok(None) };
         let file = File::from(fd);
         if !file.metadata().with_context(|| unreadable(path))?.is_file() {
             bail!("{path} on the stick is no plain file: make the stick again");
         }
+        // From the stick, not from memory: a stick that was pulled would still be read from there. Some file systems have no such memory.
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         Ok(Some(Box::new(file)))
     }
 
@@ -91,8 +109,7 @@ impl Source for Folder {
         };
         let mut names = Vec::new();
         for entry in Dir::from_fd(fd).with_context(|| unreadable(dir))?.iter() {
-            let entry =
-                entry.map_err(|error| std::io::Error::from(error)).with_context(|| unreadable(dir))?;
+            let entry = entry.map_err(std::io::Error::from).with_context(|| unreadable(dir))?;
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
         names.retain(|name| name != "." && name != "..");
