@@ -29,16 +29,17 @@ use manifest::Manifest;
 use nvrtc::{Built, Nvrtc};
 use toolchain::Toolkit;
 
-/// Architectures, each with the toolkit that builds it: compute capability times ten. 12.9 is the last toolkit for 52 to 72, 13 the first for 110
-/// (Thor); a cubin runs on devices of the same major and no lower minor.
+/// Architectures, each with the toolkit that builds it: compute capability times ten. A driver loads the cubins of its own major release of CUDA and
+/// of older ones, so the older architectures are built by 11.8: a Jetson with JetPack 5 has a driver for CUDA 11.4. 12.9 knows 89 and 90 best, and
+/// 13 is the first for 110 (Thor). A cubin runs on devices of the same major and no lower minor.
 const ARCHITECTURES: [(u32, Toolkit); 10] = [
-    (52, Toolkit::Cuda12),
-    (70, Toolkit::Cuda12),
-    (72, Toolkit::Cuda12),
-    (75, Toolkit::Cuda12),
-    (80, Toolkit::Cuda12),
-    (86, Toolkit::Cuda12),
-    (87, Toolkit::Cuda12),
+    (52, Toolkit::Cuda11),
+    (70, Toolkit::Cuda11),
+    (72, Toolkit::Cuda11),
+    (75, Toolkit::Cuda11),
+    (80, Toolkit::Cuda11),
+    (86, Toolkit::Cuda11),
+    (87, Toolkit::Cuda11),
     (89, Toolkit::Cuda12),
     (90, Toolkit::Cuda12),
     (110, Toolkit::Cuda13),
@@ -144,13 +145,12 @@ fn compile(root: &Path) -> anyhow::Result<(BTreeMap<u32, Built>, Files)> {
     ensure!(sources.contains_key(ROOT), "kernels/cu/{ROOT} is missing");
     let compilers = toolchain::install(root)?;
     let open = |toolkit| Nvrtc::open(&compilers.library(toolkit)?, &compilers.builtins(toolkit)?);
-    let (cuda12, cuda13) = (open(Toolkit::Cuda12)?, open(Toolkit::Cuda13)?);
+    let opened = Toolkit::ALL.map(open).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let compile_one = |architecture: u32, toolkit: Toolkit| -> anyhow::Result<Built> {
         let mut options = vec![format!("--gpu-architecture=sm_{architecture}")];
         options.extend(OPTIONS.map(str::to_owned));
         options.extend(compilers.includes(toolkit).iter().map(|dir| format!("-I{}", dir.display())));
-        let nvrtc = if toolkit == Toolkit::Cuda12 { &cuda12 } else { &cuda13 };
-        let built = nvrtc.compile(ROOT, &sources, &options)?;
+        let built = opened[toolkit as usize].compile(ROOT, &sources, &options)?;
         let made_for = elf::architecture(&built.cubin)?;
         ensure!(made_for == architecture, "the compiler made a cubin for sm_{made_for}");
         Ok(built)
@@ -181,7 +181,7 @@ fn compile(root: &Path) -> anyhow::Result<(BTreeMap<u32, Built>, Files)> {
     let manifest = Manifest::of(&sources, images);
     let mut files = Files::new();
     files.insert("kernels/cubins/manifest.toml".into(), manifest.to_text()?.into_bytes());
-    files.insert("kernels/cubins/table.rs".into(), table(built.keys().copied()).into_bytes());
+    files.insert("kernels/cubins/table.rs".into(), table().into_bytes());
     for (architecture, built) in &built {
         files.insert(cubin_path(*architecture), pack(&built.cubin)?);
     }
@@ -217,15 +217,15 @@ fn stale(root: &Path, files: &Files) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The Rust expression that includes the cubins.
-fn table(architectures: impl Iterator<Item = u32>) -> String {
+fn table() -> String {
     let mut out = String::from(
         "// Written by `cargo xtask cubins`; not to be edited. Included by `src/device/cubins.rs`; ascending.\n&[\n",
     );
-    for architecture in architectures {
-        let (major, minor) = (architecture / 10, architecture % 10);
+    for (architecture, toolkit) in ARCHITECTURES {
+        let ((major, minor), (release, update)) = ((architecture / 10, architecture % 10), toolkit.release());
         let _ = writeln!(
             out,
-            "    Cubin {{ architecture: ({major}, {minor}), image: include_bytes!(\"sm_{architecture}.cubin.gz\") }},"
+            "    Cubin {{ architecture: ({major}, {minor}), cuda: ({release}, {update}), image: include_bytes!(\"sm_{architecture}.cubin.gz\") }},"
         );
     }
     out.push_str("]\n");
@@ -288,6 +288,6 @@ mod tests {
             "kernels/cubins is not of these sources: run `cargo xtask cubins` and commit"
         );
         let rust = std::fs::read_to_string(root.join("kernels/cubins/table.rs")).expect("the table");
-        assert_eq!(rust, table(images.iter().map(|(a, _)| *a)), "run `cargo xtask cubins`");
+        assert_eq!(rust, table(), "run `cargo xtask cubins`");
     }
 }

@@ -7,6 +7,8 @@
 // Signatures: CUDA 11.4's cuda.h, with handles as void* and results as int.
 #include "driver.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -123,6 +125,7 @@ const std::map<int, std::pair<const char*, const char*>>& texts() {
         {1, {"CUDA_ERROR_INVALID_VALUE", "invalid argument"}},
         {2, {"CUDA_ERROR_OUT_OF_MEMORY", "out of memory"}},
         {3, {"CUDA_ERROR_NOT_INITIALIZED", "initialization error"}},
+        {46, {"CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA-capable device(s) is/are busy or unavailable"}},
         {100, {"CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"}},
         {101, {"CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"}},
         {201, {"CUDA_ERROR_INVALID_CONTEXT", "invalid device context"}},
@@ -150,12 +153,16 @@ const std::map<int, std::pair<const char*, const char*>>& texts() {
 
 API int cuInit(unsigned flags) {
     if (flags != 0) return INVALID_VALUE;
+    // TRIAGED_SHIM_LATE=<file>: no GPU before the file is there, as when the kernel's module is loaded late.
+    const char* late = std::getenv("TRIAGED_SHIM_LATE");
+    if (late && access(late, F_OK) != 0) return NO_DEVICE;
     initialized = true;
     watch_faults();
     return SUCCESS;
 }
 API int cuDriverGetVersion(int* version) {
-    *version = 11040;
+    const char* text = std::getenv("TRIAGED_SHIM_DRIVER");
+    *version = text ? std::atoi(text) : 12090;
     return SUCCESS;
 }
 API int cuGetErrorName(int code, const char** text) {
@@ -214,7 +221,16 @@ API int cuDevicePrimaryCtxRetain(void** context, int device) {
 }
 API int cuDevicePrimaryCtxRelease_v2(int) {
     if (retained == 0) return INVALID_CONTEXT;
-    if (--retained == 0) finish_all();
+    if (--retained == 0) wait_for_all();
+    return SUCCESS;
+}
+API int cuDevicePrimaryCtxReset_v2(int device) {
+    if (!initialized) return NOT_INITIALIZED;
+    if (device != 0) return INVALID_DEVICE;
+    if (hangs_for_good()) wait_while_hung();
+    if (!recover()) return sticky();
+    retained = 0;
+    release_all();
     return SUCCESS;
 }
 API int cuCtxSetCurrent(void* context) {
@@ -224,7 +240,7 @@ API int cuCtxSetCurrent(void* context) {
 }
 API int cuCtxSynchronize() {
     CHECK(ready_outside_capture());
-    finish_all();
+    wait_for_all();
     check_guards();
     return SUCCESS;
 }
@@ -243,7 +259,7 @@ API int cuMemAlloc_v2(uint64_t* pointer, size_t bytes) {
 }
 API int cuMemFree_v2(uint64_t pointer) {
     CHECK(ready_outside_capture());
-    finish_all();
+    wait_for_users(address(pointer), allocated_bytes(address(pointer)));
     return release(address(pointer)) ? SUCCESS : INVALID_VALUE;
 }
 API int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
@@ -253,7 +269,7 @@ API int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
 }
 API int cuMemFreeHost(void* pointer) {
     CHECK(ready_outside_capture());
-    finish_all();
+    wait_for_users(pointer, allocated_bytes(pointer));
     return release_pinned(pointer) ? SUCCESS : INVALID_VALUE;
 }
 
@@ -268,7 +284,7 @@ API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream
     CHECK(copy(stream, to, address(from), bytes, false));
     // Into pageable memory the copy is complete on return.
     Stream* live = stream_of(stream);
-    if (!is_pinned(to, bytes) && !live->capture) live->finish();
+    if (!is_pinned(to, bytes) && !live->capture) wait_for(*live);
     return SUCCESS;
 }
 API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
@@ -297,12 +313,14 @@ API int cuStreamCreate(void** stream, unsigned) {
 }
 API int cuStreamDestroy_v2(void* stream) {
     if (!stream) return INVALID_HANDLE;
+    // A driver returns at once and lets the work end; here it is run, unless it never ends.
     if (!sticky()) stream_of(stream)->finish();
     if (capturing == stream_of(stream)) capturing = nullptr;
     delete static_cast<std::shared_ptr<Stream>*>(stream);
     return sticky();
 }
-API int cuStreamSynchronize(void* stream) {
+// Work that nobody waits for is not run: asking is waiting, unless the device hangs.
+API int cuStreamQuery(void* stream) {
     CHECK(ready());
     Stream* live = stream_of(stream);
     if (!live) return INVALID_HANDLE;
@@ -310,9 +328,16 @@ API int cuStreamSynchronize(void* stream) {
         live->capture_invalid = true;
         return CAPTURE_UNSUPPORTED;
     }
-    live->finish();
+    if (!live->finish()) return NOT_READY;
     check_guards();
     return sticky();
+}
+API int cuStreamSynchronize(void* stream) {
+    for (;;) {
+        const int code = cuStreamQuery(stream);
+        if (code != NOT_READY) return code;
+        wait_while_hung();
+    }
 }
 API int cuStreamWaitEvent(void* stream, void* event, unsigned) {
     CHECK(ready());
@@ -437,11 +462,13 @@ API int cuEventRecord(void* event, void* stream) {
     static_cast<Event*>(event)->moment = work.moment;
     return queue(stream, std::move(work));
 }
-API int cuEventSynchronize(void* event) {
+API int cuEventQuery(void* event) {
     CHECK(ready());
     const auto moment = static_cast<Event*>(event)->moment;
     if (!moment) return SUCCESS;
-    if (const auto stream = moment->stream.lock()) stream->finish(*moment);
+    if (const auto stream = moment->stream.lock()) {
+        if (!stream->finish(*moment)) return NOT_READY;
+    }
     return sticky();
 }
 API int cuEventElapsedTime(float* elapsed_ms, void* start, void* end) {

@@ -18,6 +18,7 @@ enum Answer : int {
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
     NOT_INITIALIZED = 3,
+    NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_CONTEXT = 201,
     INVALID_HANDLE = 400,
@@ -56,21 +57,39 @@ struct Stream : std::enable_shared_from_this<Stream> {
     std::unique_ptr<std::vector<Work>> capture;
     bool capture_invalid = false;
 
+    // What a thread runs just now.
+    const Work* running = nullptr;
+
     void push(Work&& work);
-    void finish();
+    // Runs what is queued; false if the device hangs.
+    bool finish();
     // Until `moment` has come.
-    void finish(const Moment& moment);
+    bool finish(const Moment& moment);
+    // Whether queued or running work uses memory.
+    bool uses(const void* data, size_t bytes);
 };
 
 void register_stream(const std::shared_ptr<Stream>& stream);
-// Waits for all streams.
-void finish_all();
+// Waits for streams as a driver's function does that waits: for ever if the device hangs.
+void wait_for(Stream& stream);
+void wait_for_all();
+// For the work that uses memory: that is all of it that anybody can see a driver wait for.
+void wait_for_users(const void* data, size_t bytes);
 void run(const Work& work);
 
 // Faults to order: TRIAGED_SHIM_FAIL, or the test itself.
+enum Fault : int {
+    HANG = -1,           // launches never end, and functions that wait never return
+    HANG_FOR_GOOD = -2,  // so does a reset
+    UNAVAILABLE = 46,    // no reset helps
+};
 int sticky();
+bool hangs_for_good();
+void wait_while_hung();
 int count_launches(uint64_t launches);   // the answer of this launch
 void fail_after(uint64_t launches, int code);
+// A reset of the context: what was queued is forgotten, and the fault that was ordered. False if it does not help.
+bool recover();
 uint64_t launches_counted();
 
 }  // namespace shim

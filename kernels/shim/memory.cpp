@@ -12,6 +12,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "shim.h"
 
@@ -54,6 +55,8 @@ size_t total() {
     }();
     return bytes;
 }
+
+size_t pages(size_t bytes) { return (std::max<size_t>(bytes, 1) + PAGE - 1) / PAGE * PAGE; }
 
 size_t counted(size_t bytes) { return (std::max<size_t>(bytes, 1) + UNIT - 1) / UNIT * UNIT; }
 
@@ -157,11 +160,10 @@ void* allocate(size_t bytes) {
     return data;
 }
 
-bool release(void* data) {
-    const std::lock_guard lock(mutex);
-    Allocation* a = find(reinterpret_cast<uintptr_t>(data));
-    if (!a || a->data != data || !a->live) return false;
-    check(*a);
+namespace {
+
+// With the mutex held.
+void take_back(Allocation* a) {
     // The addresses stay taken for a while, so that a use after the end is seen.
     mmap(a->base, a->mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     a->live = false;
@@ -173,7 +175,38 @@ bool release(void* data) {
         allocations.erase(oldest);
         freed.pop_front();
     }
+}
+
+}  // namespace
+
+bool release(void* data) {
+    const std::lock_guard lock(mutex);
+    Allocation* a = find(reinterpret_cast<uintptr_t>(data));
+    if (!a || a->data != data || !a->live) return false;
+    check(*a);
+    take_back(a);
     return true;
+}
+
+// As a reset does: device memory and page-locked memory, which nobody may touch any more.
+void release_all() {
+    const std::lock_guard lock(mutex);
+    std::vector<Allocation*> live;
+    for (auto& [base, a] : allocations) {
+        if (a.live) live.push_back(&a);
+    }
+    // Taking one back may erase the oldest that was freed: a live one only after it was taken back itself.
+    for (Allocation* a : live) take_back(a);
+    for (const auto& [address, bytes] : pinned) mprotect(reinterpret_cast<void*>(address), pages(bytes), PROT_NONE);
+    pinned.clear();
+}
+
+size_t allocated_bytes(const void* data) {
+    const std::lock_guard lock(mutex);
+    const uintptr_t at = reinterpret_cast<uintptr_t>(data);
+    if (const auto found = pinned.find(at); found != pinned.end()) return found->second;
+    const Allocation* a = find(at);
+    return a && a->live ? a->bytes : 0;
 }
 
 bool contains(const void* data, size_t bytes) {
@@ -200,7 +233,7 @@ void memory_info(size_t& free_bytes, size_t& total_bytes) {
 
 void* allocate_pinned(size_t bytes) {
     void* memory = nullptr;
-    if (posix_memalign(&memory, PAGE, std::max<size_t>(bytes, 1)) != 0) return nullptr;
+    if (posix_memalign(&memory, PAGE, pages(bytes)) != 0) return nullptr;
     const std::lock_guard lock(mutex);
     pinned[reinterpret_cast<uintptr_t>(memory)] = bytes;
     return memory;

@@ -41,6 +41,8 @@ const char* where();
 // memory.cpp: device memory between guard pages.
 void* allocate(size_t bytes);                        // null if the device is full
 bool release(void* data);                            // false if it is no allocation
+void release_all();                                  // what a reset of the context takes, page-locked memory included
+size_t allocated_bytes(const void* data);            // of the allocation that starts there, or 0
 bool contains(const void* data, size_t bytes);       // inside one live allocation
 void check_guards();                                 // faults if a kernel wrote beside an allocation
 void memory_info(size_t& free_bytes, size_t& total_bytes);

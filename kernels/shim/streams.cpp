@@ -21,8 +21,46 @@ std::vector<std::weak_ptr<Stream>> streams;
 std::atomic<uint64_t> launches{0};
 std::atomic<uint64_t> fail_at{UINT64_MAX};
 std::atomic<int> fail_code{0}, sticky_code{0};
+std::atomic<bool> hung{false};
 
-// TRIAGED_SHIM_FAIL=<launch number, from 1>:<CUresult>
+std::vector<std::shared_ptr<Stream>> all_streams() {
+    std::vector<std::shared_ptr<Stream>> all;
+    const std::lock_guard lock(streams_mutex);
+    for (const auto& stream : streams) {
+        if (auto live = stream.lock()) all.push_back(std::move(live));
+    }
+    return all;
+}
+
+void forget_queues() {
+    for (const auto& stream : all_streams()) {
+        const std::lock_guard lock(stream->queue_mutex);
+        stream->queue.clear();
+    }
+}
+
+bool uses_memory(const Work& work, uintptr_t first, size_t bytes) {
+    const auto inside = [&](uintptr_t address) { return address >= first && address - first < bytes; };
+    const auto meets = [&](const void* at) {
+        const uintptr_t start = reinterpret_cast<uintptr_t>(at);
+        return inside(start) || (start < first && first - start < work.bytes);
+    };
+    switch (work.kind) {
+        case Work::LAUNCH:
+            for (size_t i = 0; work.launch.kernel->signature[i] != 0; i++) {
+                if (work.launch.kernel->signature[i] == 'p' && inside(work.words[i])) return true;
+            }
+            return false;
+        case Work::COPY: return meets(work.to) || (work.held.empty() && meets(work.from));
+        case Work::FILL: return meets(work.to);
+        case Work::GRAPH:
+            return std::any_of(work.graph->begin(), work.graph->end(),
+                               [&](const Work& piece) { return uses_memory(piece, first, bytes); });
+        default: return false;
+    }
+}
+
+// TRIAGED_SHIM_FAIL=<launch number, from 1>:<CUresult, or Fault>
 const bool fail_from_environment = [] {
     if (const char* text = std::getenv("TRIAGED_SHIM_FAIL")) {
         char* rest = nullptr;
@@ -36,7 +74,22 @@ const bool fail_from_environment = [] {
 
 int sticky() { return sticky_code; }
 
+bool hangs_for_good() { return hung && fail_code == HANG_FOR_GOOD; }
+
+void wait_while_hung() {
+    while (hung) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+bool recover() {
+    if (sticky_code == UNAVAILABLE) return false;
+    fail_after(0, 0);
+    return true;
+}
+
 void fail_after(uint64_t count, int code) {
+    // What a device that hung was told before is not done when it is well again.
+    if (hung || sticky_code != 0) forget_queues();
+    hung = false;
     sticky_code = 0;
     fail_code = code;
     fail_at = code == 0 ? UINT64_MAX : launches + count;
@@ -49,6 +102,10 @@ int count_launches(uint64_t count) {
     if (before + count < fail_at) return SUCCESS;
     const int code = fail_code;
     if (before >= fail_at || code == SUCCESS) return sticky_code;
+    if (code == HANG || code == HANG_FOR_GOOD) {
+        hung = true;
+        return SUCCESS;
+    }
     // Out of memory is an answer to one call; all else ends the context.
     if (code == OUT_OF_MEMORY) {
         fail_at = UINT64_MAX;
@@ -77,6 +134,7 @@ void run(const Work& work) {
             work.moment->done = true;
             break;
         case Work::WAIT:
+            // If the device hangs here, what follows is not run either.
             if (const auto stream = work.moment->stream.lock()) stream->finish(*work.moment);
             break;
         case Work::GRAPH:
@@ -95,37 +153,69 @@ void Stream::push(Work&& work) {
     if (length >= QUEUE_MAX) finish();
 }
 
-void Stream::finish() {
-    const std::lock_guard running(run_mutex);
+bool Stream::finish() {
+    const std::lock_guard one(run_mutex);
     for (;;) {
         Work work;
         {
             const std::lock_guard lock(queue_mutex);
-            if (queue.empty()) return;
+            if (hung) return false;
+            if (queue.empty()) return true;
             work = std::move(queue.front());
             queue.pop_front();
+            running = &work;
         }
         shim::run(work);
+        const std::lock_guard lock(queue_mutex);
+        running = nullptr;
     }
 }
 
-void Stream::finish(const Moment& moment) {
+bool Stream::finish(const Moment& moment) {
     // Another thread may be running this stream and wait, in its turn, for ours; it can't wait for what comes later
     // than this wait, so one of the two goes on.
     while (!moment.done) {
-        const std::unique_lock running(run_mutex, std::try_to_lock);
-        if (!running.owns_lock()) {
+        if (hung) return false;
+        const std::unique_lock one(run_mutex, std::try_to_lock);
+        if (!one.owns_lock()) {
             std::this_thread::yield();
             continue;
         }
         Work work;
         {
             const std::lock_guard lock(queue_mutex);
-            if (moment.done || queue.empty()) return;
+            if (moment.done || queue.empty()) return moment.done;
             work = std::move(queue.front());
             queue.pop_front();
+            running = &work;
         }
         shim::run(work);
+        const std::lock_guard lock(queue_mutex);
+        running = nullptr;
+    }
+    return true;
+}
+
+bool Stream::uses(const void* data, size_t bytes) {
+    const uintptr_t first = reinterpret_cast<uintptr_t>(data);
+    const std::lock_guard lock(queue_mutex);
+    const auto user = [&](const Work& work) { return uses_memory(work, first, bytes); };
+    return (running && user(*running)) || std::any_of(queue.begin(), queue.end(), user);
+}
+
+void wait_for(Stream& stream) {
+    while (!stream.finish()) wait_while_hung();
+}
+
+void wait_for_all() {
+    wait_while_hung();
+    for (const auto& stream : all_streams()) wait_for(*stream);
+}
+
+void wait_for_users(const void* data, size_t bytes) {
+    wait_while_hung();
+    for (const auto& stream : all_streams()) {
+        if (stream->uses(data, bytes)) wait_for(*stream);
     }
 }
 
@@ -133,17 +223,6 @@ void register_stream(const std::shared_ptr<Stream>& stream) {
     const std::lock_guard lock(streams_mutex);
     streams.erase(std::remove_if(streams.begin(), streams.end(), [](const auto& s) { return s.expired(); }), streams.end());
     streams.push_back(stream);
-}
-
-void finish_all() {
-    std::vector<std::shared_ptr<Stream>> all;
-    {
-        const std::lock_guard lock(streams_mutex);
-        for (const auto& stream : streams) {
-            if (auto live = stream.lock()) all.push_back(std::move(live));
-        }
-    }
-    for (const auto& stream : all) stream->finish();
 }
 
 }  // namespace shim

@@ -5,25 +5,30 @@
 //! Never does: arithmetic, a choice between engines, a retry; and never calls a driver function that the driver of
 //! CUDA 11.4 (JetPack 5) lacks. libcuda is opened at run time: a machine without one gets [`DeviceError::NoDriver`].
 //!
-//! Any thread may use these objects: each call makes the context current on its thread first. Handles are freed on
-//! drop; errors of freeing are ignored, because a lost device answers nothing else.
+//! Any thread may use these objects: each call makes the context current on its thread first. No wait is longer than
+//! [`WAIT_MAX`]. Handles are freed on drop; of a lost device nothing is freed and nothing called, because its driver may
+//! never return: what it held goes when the device is opened anew, or with the process.
 
 pub(crate) mod cubins;
 mod error;
+mod losses;
 mod memory;
+mod patience;
 mod staging;
 mod stream;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use cudarc::driver::sys;
 
 pub use error::DeviceError;
 use error::driver;
-pub use memory::{Buffer, Pinned, Plain};
+pub use memory::{Buffer, Pinned, Plain, Reserved};
+pub use patience::WAIT_MAX;
 pub use stream::{Arg, Event, Graph, Stream};
 
 /// The oldest driver that has every function we call: `cuGraphInstantiateWithFlags` came with CUDA 11.4.
@@ -39,13 +44,16 @@ pub struct Device {
 }
 
 struct Inner {
+    ordinal: usize,
     handle: sys::CUdevice,
     context: sys::CUcontext,
     module: sys::CUmodule,
     functions: Mutex<HashMap<String, Function>>,
     account: memory::Account,
     facts: Facts,
-    lost: AtomicBool,
+    wait_max_ms: AtomicU64,
+    /// How it was lost.
+    lost: OnceLock<String>,
 }
 
 /// What the driver says of the device once, at opening.
@@ -58,6 +66,15 @@ struct Facts {
     memory_bytes: u64,
     integrated: bool,
 }
+
+/// What opening makes.
+struct Loaded {
+    context: sys::CUcontext,
+    module: sys::CUmodule,
+}
+
+// SAFETY: tokens of the driver, as in `Inner`.
+unsafe impl Send for Loaded {}
 
 /// A kernel of the module.
 #[derive(Clone, Copy)]
@@ -75,6 +92,7 @@ unsafe impl Sync for Inner {}
 
 impl Device {
     /// Opens GPU `ordinal` (from 0) and loads our kernels; at most `memory_max` bytes are ever allocated through it.
+    /// One that this process has lost is reset first, if nothing of it is left.
     pub fn open(ordinal: usize, memory_max: u64) -> Result<Device, DeviceError> {
         let count = Device::count()?;
         if ordinal >= count {
@@ -82,22 +100,36 @@ impl Device {
         }
         let mut handle = 0;
         driver!(cuDeviceGet(&mut handle, ordinal as c_int))?;
-        let facts = Facts::read(handle)?;
-        let image = cubins::unpack(cubins::choose(cubins::CUBINS, facts.compute_capability)?);
-        let mut context = std::ptr::null_mut();
-        driver!(cuDevicePrimaryCtxRetain(&mut context, handle))?;
-        let mut inner = Inner {
+        losses::enter(handle, WAIT_MAX)?;
+        let made = Facts::read(handle).map(|facts| Inner {
+            ordinal,
             handle,
-            context,
+            context: std::ptr::null_mut(),
             module: std::ptr::null_mut(),
             functions: Mutex::default(),
             account: memory::Account::new(memory_max),
             facts,
-            lost: AtomicBool::new(false),
-        };
-        inner.enter()?;
-        // A failure from here on drops `inner`, which releases the context.
-        driver!(cuModuleLoadData(&mut inner.module, image.as_ptr().cast()))?;
+            wait_max_ms: AtomicU64::new(u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX)),
+            lost: OnceLock::new(),
+        });
+        // From here on `inner` leaves when it is dropped.
+        let mut inner = made.inspect_err(|_| losses::leave(handle))?;
+        let cubin = cubins::choose(cubins::CUBINS, inner.facts.compute_capability)?;
+        cubin.check(inner.facts.driver_version, inner.facts.compute_capability)?;
+        let image = cubins::unpack(cubin.image);
+        let loaded = patience::apart("cuModuleLoadData", WAIT_MAX, move || {
+            let (mut context, mut module) = (std::ptr::null_mut(), std::ptr::null_mut());
+            driver!(cuDevicePrimaryCtxRetain(&mut context, handle))?;
+            let loaded = driver!(cuCtxSetCurrent(context))
+                .and_then(|()| driver!(cuModuleLoadData(&mut module, image.as_ptr().cast())));
+            if let Err(error) = loaded {
+                let _ = driver!(cuDevicePrimaryCtxRelease_v2(handle));
+                return Err(error);
+            }
+            Ok(Loaded { context, module })
+        });
+        let Loaded { context, module } = loaded.inspect_err(|error| inner.note(error))?;
+        (inner.context, inner.module) = (context, module);
         Ok(Device { inner: Arc::new(inner) })
     }
 
@@ -120,6 +152,11 @@ impl Device {
         let mut count = 0;
         driver!(cuDeviceGetCount(&mut count))?;
         Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Its number, from 0.
+    pub fn ordinal(&self) -> usize {
+        self.inner.ordinal
     }
 
     /// The GPU's name, such as `NVIDIA H100 80GB HBM3`.
@@ -172,9 +209,25 @@ impl Device {
         self.inner.account.peak()
     }
 
-    /// True once any call has answered with an error that [is final](DeviceError::is_lost).
+    /// True once any call has answered with an error that [is final](DeviceError::is_lost). No call is made from then on.
     pub fn is_lost(&self) -> bool {
-        self.inner.lost.load(Ordering::Relaxed)
+        self.inner.lost.get().is_some()
+    }
+
+    /// Longest wait for the device: [`WAIT_MAX`], unless it was set.
+    pub fn wait_max(&self) -> Duration {
+        Duration::from_millis(self.inner.wait_max_ms.load(Ordering::Relaxed))
+    }
+
+    /// Sets the longest wait: tests of a hang do not wait for long, and tools that slow kernels down a hundredfold do.
+    pub fn set_wait_max(&self, wait_max: Duration) {
+        let wait_max_ms = u64::try_from(wait_max.as_millis()).unwrap_or(u64::MAX);
+        self.inner.wait_max_ms.store(wait_max_ms, Ordering::Relaxed);
+    }
+
+    /// Counts bytes against the limit that a library allocates on the device by itself.
+    pub fn reserve(&self, bytes: u64) -> Result<Reserved, DeviceError> {
+        Reserved::new(self.clone(), bytes)
     }
 
     /// Makes the context current on this thread, for a library that asks CUDA which device it works on (TensorRT).
@@ -226,13 +279,24 @@ impl Device {
 
     /// Makes the context current on this thread and runs `work`; an error that is final marks the device as lost.
     fn with<T>(&self, work: impl FnOnce() -> Result<T, DeviceError>) -> Result<T, DeviceError> {
-        let result = self.inner.enter().and_then(|()| work());
-        if let Err(error) = &result
-            && error.is_lost()
-        {
-            self.inner.lost.store(true, Ordering::Relaxed);
-        }
-        result
+        self.inner.still_there()?;
+        self.inner.enter().and_then(|()| work()).inspect_err(|error| self.inner.note(error))
+    }
+
+    /// The same for a call that may wait inside the driver: on a thread of its own, and for [`Device::wait_max`] at most.
+    fn apart<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        work: impl FnOnce() -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        self.inner.still_there()?;
+        // Not the device itself: a thread that never ends would keep it.
+        let context = self.inner.context.expose_provenance();
+        let result = patience::apart(call, self.wait_max(), move || {
+            driver!(cuCtxSetCurrent(std::ptr::with_exposed_provenance_mut(context)))?;
+            work()
+        });
+        result.inspect_err(|error| self.inner.note(error))
     }
 }
 
@@ -247,17 +311,34 @@ impl Inner {
     fn enter(&self) -> Result<(), DeviceError> {
         driver!(cuCtxSetCurrent(self.context))
     }
+
+    fn still_there(&self) -> Result<(), DeviceError> {
+        self.lost.get().map_or(Ok(()), |why| Err(DeviceError::Gone { why: why.clone(), for_good: false }))
+    }
+
+    /// Remembers an error after which nothing works.
+    fn note(&self, error: &DeviceError) {
+        if error.is_lost() && !matches!(error, DeviceError::Gone { .. }) {
+            let why = self.lost.get_or_init(|| error.to_string());
+            losses::note(self.handle, why);
+        }
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Nothing can be done about an error here: the device is lost or the driver is shutting down.
-        let _ = self.enter().and_then(|()| {
-            if !self.module.is_null() {
-                driver!(cuModuleUnload(self.module))?;
-            }
-            driver!(cuDevicePrimaryCtxRelease_v2(self.handle))
-        });
+        if self.lost.get().is_none() && !self.context.is_null() {
+            let (handle, context) = (self.handle, self.context.expose_provenance());
+            let module = self.module.expose_provenance();
+            let released = patience::apart("cuDevicePrimaryCtxRelease", WAIT_MAX, move || {
+                driver!(cuCtxSetCurrent(std::ptr::with_exposed_provenance_mut(context)))?;
+                driver!(cuModuleUnload(std::ptr::with_exposed_provenance_mut(module)))?;
+                driver!(cuDevicePrimaryCtxRelease_v2(handle))
+            });
+            // Nothing else can be done about an error: the driver is shutting down, or hangs.
+            let _ = released.inspect_err(|error| self.note(error));
+        }
+        losses::leave(self.handle);
     }
 }
 

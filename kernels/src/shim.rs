@@ -42,7 +42,8 @@ fn load_once() -> Result<PathBuf, String> {
 
 /// The launch that is `launches` after those made so far fails with the CUDA error `code`, and so does every call
 /// after it (but for 2, out of memory, which fails once). Of the whole process: a test that uses it has a file of its
-/// own. Code 0 makes the device well again.
+/// own. Code 0 makes the device well again. Code −1 makes it hang: the launch never ends, and functions that wait for it
+/// never return; −2 likewise, and so does a reset. No reset helps against 46.
 pub fn fail_after(launches: u64, code: i32) {
     type Fail = unsafe extern "C" fn(u64, i32);
     // SAFETY: the signature in kernels/shim/driver.cpp.

@@ -1,22 +1,29 @@
 //! The engines of this box, fastest first, and the fall from one to the next.
 //!
-//! Owns: which engines there are, which of them are out and why, how often work fell. Never does: work itself.
+//! Owns: which engines there are, which of them are out and why, how often work fell, when lost ones are looked for again. Never does: work itself,
+//! or open an engine; who makes the engines does.
 //!
 //! ```text
 //! ready ── error ──▶ ready, the work at hand goes to the next engine
-//!   │  └── third error of the device in a row, or the device is lost ──▶ out until the next start
+//!   │  └── third error of the device in a row, or the device is lost ──▶ out until the next start, or until it is opened anew
 //!   └── success ──▶ ready, errors forgotten
+//! lost, or no GPU at the start ── idle, at intervals ──▶ opened anew: ready, or missing
 //! ```
 //!
 //! What an engine can't do for one study (a size, a value that is no number) falls, too, and counts for nothing.
 //!
 //! The last engine is never out: what it can't do is an error, and the study ends as not evaluated.
 
+mod again;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
+
+pub(crate) use again::{Again, Opened, Pauses};
 
 use crate::backend::{Backend, EngineError};
 
@@ -30,7 +37,7 @@ const TOGETHER: Duration = Duration::from_secs(5);
 pub enum EngineState {
     /// It takes work.
     Ready,
-    /// It failed while the daemon ran and takes no work until the next start.
+    /// It failed while the daemon ran and takes no work until it is opened anew, or until the next start.
     Out {
         /// Why.
         why: String,
@@ -57,7 +64,7 @@ pub struct EngineStatus {
 
 /// An engine that works here.
 struct Slot {
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
     state: Mutex<State>,
 }
 
@@ -68,12 +75,39 @@ struct State {
     falls: u64,
     last: Option<String>,
     out: bool,
+    /// It is out because its device is lost.
+    lost: bool,
 }
 
 /// The engines, fastest first.
 pub struct Engines {
-    slots: Vec<Slot>,
+    shared: Arc<Shared>,
+    /// The thread that looks for the lost; it ends with this.
+    _looking: Option<again::Looking>,
+}
+
+/// What the looking thread sees, too.
+struct Shared {
+    list: Mutex<List>,
+    /// Pieces of work at hand, and when the last one ended.
+    busy: AtomicUsize,
+    idle_since: Mutex<Instant>,
+    only_the_last: AtomicBool,
+}
+
+struct List {
+    slots: Vec<Arc<Slot>>,
     missing: Vec<EngineStatus>,
+}
+
+/// Work at hand.
+struct Busy<'a>(&'a Shared);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.busy.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Engines {
@@ -86,16 +120,16 @@ impl Engines {
         for (name, why) in &missing {
             info!("engine {name} is not used: {why}");
         }
-        let status = |(name, why)| EngineStatus {
-            name,
-            detail: String::new(),
-            state: EngineState::Missing { why },
-            falls: 0,
-        };
-        let slots: Vec<Slot> =
-            backends.into_iter().map(|backend| Slot { backend, state: Mutex::default() }).collect();
+        let slots: Vec<_> = backends.into_iter().map(|backend| Arc::new(Slot::new(backend))).collect();
         info!("engine {}: {}", slots[0].backend.name(), slots[0].backend.detail());
-        Self { slots, missing: missing.into_iter().map(status).collect() }
+        let missing = missing.into_iter().map(|(name, why)| missing_status(name, why)).collect();
+        let shared = Shared {
+            list: Mutex::new(List { slots, missing }),
+            busy: AtomicUsize::new(0),
+            idle_since: Mutex::new(Instant::now()),
+            only_the_last: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared), _looking: None }
     }
 
     /// Does `work` on the fastest engine that takes it; an error that another engine may not have sends it to the next one. Returns what came
@@ -107,7 +141,9 @@ impl Engines {
         &self,
         mut work: impl FnMut(&dyn Backend) -> Result<T, EngineError>,
     ) -> Result<(T, String), EngineError> {
-        let (last, others) = self.slots.split_last().expect("there is an engine");
+        let _busy = self.shared.busy();
+        let slots = self.shared.list().slots.clone();
+        let (last, others) = slots.split_last().expect("there is an engine");
         let mut failed = Vec::new();
         for slot in others.iter().filter(|slot| !slot.lock().out) {
             // A panic of a foreign library's binding is that engine's end, not the study's.
@@ -132,7 +168,9 @@ impl Engines {
 
     /// From now on only the last engine works: an evaluation ended the daemon, and a library of another engine may be why.
     pub fn leave_only_the_last(&self, why: &str) {
-        let (_, others) = self.slots.split_last().expect("there is an engine");
+        self.shared.only_the_last.store(true, Ordering::SeqCst);
+        let slots = self.shared.list().slots.clone();
+        let (_, others) = slots.split_last().expect("there is an engine");
         for slot in others {
             let mut state = slot.lock();
             if !state.out {
@@ -144,28 +182,51 @@ impl Engines {
     }
 
     /// The fastest engine that takes work.
-    pub fn first(&self) -> &dyn Backend {
-        let ready = self.slots.iter().find(|slot| !slot.lock().out);
-        &*ready.or(self.slots.last()).expect("there is an engine").backend
+    pub fn first(&self) -> Arc<dyn Backend> {
+        let list = self.shared.list();
+        let ready = list.slots.iter().find(|slot| !slot.lock().out);
+        Arc::clone(&ready.or(list.slots.last()).expect("there is an engine").backend)
     }
 
     /// All engines, fastest first, those that are missing here last.
     pub fn status(&self) -> Vec<EngineStatus> {
-        let status = |slot: &Slot| {
-            let state = slot.lock();
-            let why = || state.last.clone().unwrap_or_default();
-            EngineStatus {
-                name: slot.backend.name(),
-                detail: slot.backend.detail(),
-                state: if state.out { EngineState::Out { why: why() } } else { EngineState::Ready },
-                falls: state.falls,
-            }
-        };
-        self.slots.iter().map(status).chain(self.missing.iter().cloned()).collect()
+        let list = self.shared.list();
+        list.slots.iter().map(|slot| slot.status()).chain(list.missing.iter().cloned()).collect()
     }
 }
 
+impl Shared {
+    fn list(&self) -> MutexGuard<'_, List> {
+        // Changed by whole entries only.
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn busy(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, Ordering::SeqCst);
+        Busy(self)
+    }
+}
+
+fn missing_status(name: &'static str, why: String) -> EngineStatus {
+    EngineStatus { name, detail: String::new(), state: EngineState::Missing { why }, falls: 0 }
+}
+
 impl Slot {
+    fn new(backend: Box<dyn Backend>) -> Self {
+        Self { backend: backend.into(), state: Mutex::default() }
+    }
+
+    fn status(&self) -> EngineStatus {
+        let state = self.lock();
+        let why = || state.last.clone().unwrap_or_default();
+        EngineStatus {
+            name: self.backend.name(),
+            detail: self.backend.detail(),
+            state: if state.out { EngineState::Out { why: why() } } else { EngineState::Ready },
+            falls: state.falls,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Numbers and a reason: whole after any panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -187,10 +248,8 @@ impl Slot {
             return;
         }
         if lost || state.errors_in_a_row >= ERRORS_MAX {
-            state.out = true;
-            error!(
-                "engine {name} is out until the next start, the work goes on without it (fall {falls}): {why}"
-            );
+            (state.out, state.lost) = (true, lost);
+            error!("engine {name} is out, the work goes on without it (fall {falls}): {why}");
         } else {
             warn!("engine {name} failed, the work at hand goes to the next engine (fall {falls}): {why}");
         }

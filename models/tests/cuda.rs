@@ -199,13 +199,11 @@ fn dice(a: &LabelVolume, b: &LabelVolume, bits: u8) -> f64 {
 /// The bounds that every engine must keep: probability 0.01, severity 0.5 percentage points, Dice of the lesions 0.995.
 #[test]
 fn a_study_is_the_cpu_engines() {
-    if device().is_none() {
-        return;
-    }
+    let Some(device) = device() else { return };
     let zoo = || Zoo::open(&root().join("zoo")).unwrap();
     let expected = analyze(&Analyzer::new(zoo(), &Setup::new(Choice::Cpu, 2)).unwrap());
     for precision in [Precision::Half, Precision::Single] {
-        let backend = cuda::open(&zoo(), 0, 1, MEMORY_MAX, precision).unwrap();
+        let backend = cuda::open(&zoo(), &device, 1, precision).unwrap();
         let analyzer = Analyzer::with_engines(zoo(), Engines::new(vec![backend], Vec::new()), 1);
         let got = analyze(&analyzer);
         let lesions = dice(&got.labels, &expected.labels, LabelVolume::LESION);

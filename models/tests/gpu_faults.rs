@@ -3,17 +3,21 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use engine::cpu::CpuBackend;
 use engine::cuda::{self, Precision};
 use engine::{Analysis, Analyzer, EngineState, Engines, Pixels, PreparedSlice, SourceSlice, SpacingMm, Zoo};
+use kernels::device::Device;
 use kernels::shim::fail_after;
 
 const SHAPE: [usize; 3] = [9, 60, 72];
 const SPACING: SpacingMm = SpacingMm { slice: 7.5, row: 2.9, column: 2.4 };
 
-/// CUDA's codes: out of memory (once), an ECC error, a failed launch.
-const CODES: [i32; 3] = [2, 214, 719];
+/// CUDA's codes: out of memory (once), an ECC error, a failed launch; −1: the GPU hangs.
+const CODES: [i32; 4] = [2, 214, 719, -1];
+/// How long a hung GPU is waited for here.
+const WAIT_MAX: Duration = Duration::from_millis(300);
 
 fn zoo() -> Zoo {
     Zoo::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny")).unwrap()
@@ -21,7 +25,10 @@ fn zoo() -> Zoo {
 
 fn with_gpu() -> Analyzer {
     let zoo = zoo();
-    let gpu = cuda::open(&zoo, 0, 2, 1 << 30, Precision::Single).unwrap();
+    // One that was lost before is reset.
+    let device = Device::open(0, 1 << 30).unwrap();
+    device.set_wait_max(WAIT_MAX);
+    let gpu = cuda::open(&zoo, &device, 2, Precision::Single).unwrap();
     let cpu = Box::new(CpuBackend::load(&zoo, 2).unwrap());
     Analyzer::with_engines(zoo, Engines::new(vec![gpu, cpu], Vec::new()), 2)
 }
@@ -65,11 +72,15 @@ fn a_study_is_finished_whatever_the_gpu_does() {
     let slices = prepare(&healthy);
     let expected = finish(&healthy, &slices);
     assert_eq!(expected.engine, "cuda");
+    drop(healthy);
     for code in CODES {
         // In the middle of the multitask net.
         let analyzer = with_gpu();
         fail_after(20, code);
+        let start = Instant::now();
         let fallen = finish(&analyzer, &slices);
+        // Far less than for ever; the software device and a busy machine take their time.
+        assert!(start.elapsed() < Duration::from_secs(60), "{code}");
         assert_eq!(fallen.engine, "cpu (cuda failed)", "{code}");
         assert_same(&fallen, &expected, "fallen");
         // Out of memory is not the end of a GPU; the others are.
@@ -83,14 +94,17 @@ fn a_study_is_finished_whatever_the_gpu_does() {
             assert!(matches!(status.state, EngineState::Out { .. }), "{code}: {status:?}");
         }
         assert_same(&next, &expected, "the next study");
+        // Nothing waits for the hung device when its engine goes.
+        drop(analyzer);
         fail_after(0, 0);
 
         // In the middle of the reception: a slice is prepared by either.
         let analyzer = with_gpu();
         fail_after(40, code);
         let slices = prepare(&analyzer);
-        fail_after(0, 0);
         assert_eq!(analyzer.engines().status()[0].falls, 1, "{code}");
         assert_same(&finish(&analyzer, &slices), &expected, "fallen on the way");
+        drop(analyzer);
+        fail_after(0, 0);
     }
 }

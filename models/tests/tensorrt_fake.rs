@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use engine::cuda::{self, Precision};
 use engine::tensorrt::{self, Library, Network, Options, Recipe, Step, TensorRtError, build, provision};
 use engine::zoo::Zoo;
 use engine::{Backend, EngineError, Plane};
@@ -94,6 +95,15 @@ impl Fake {
             CStr::from_ptr(log()).to_str().unwrap().to_owned()
         };
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// Bytes of device memory that an engine says its contexts need.
+    fn memory(&self, bytes: i64) {
+        // SAFETY: as above.
+        unsafe {
+            let handle = Handle::new(&self.path).unwrap();
+            handle.get::<unsafe extern "C" fn(i64)>("fake_memory").unwrap()(bytes);
+        }
     }
 
     /// Lets a step fail from now on; none if empty.
@@ -250,7 +260,7 @@ fn each_major_version_runs_what_was_provisioned() {
     let mut probabilities = Vec::new();
     for (major, number, name) in MAJORS {
         let Some(fake) = fake(major, number) else { return };
-        let open = || tensorrt::open(&zoo(), 0, 3, MEMORY_MAX, &fake.options());
+        let open = || tensorrt::open(&zoo(), &device, 3, &fake.options());
         let error = open().err().unwrap().to_string();
         assert!(error.contains("lungs.plan is not there; `triaged provision` builds it"), "{error}");
         let built = ["lungs building, lungs.plan is not there", "lungs done"];
@@ -290,13 +300,77 @@ fn each_major_version_runs_what_was_provisioned() {
 }
 
 #[test]
+fn both_engines_count_their_memory_together_and_what_does_not_fit_makes_no_context() {
+    let Some(_) = device() else { return };
+    for (major, number, _) in MAJORS {
+        let Some(fake) = fake(major, number) else { return };
+        let device = Device::open(0, MEMORY_MAX).unwrap();
+        provisioned(&fake, &device).unwrap();
+        assert_eq!(device.memory_used(), 0, "nothing stays of provisioning");
+        let open = || tensorrt::open(&zoo(), &device, 1, &fake.options());
+        fake.log();
+        fake.memory(MEMORY_MAX as i64 + 1);
+        let error = open().err().unwrap().to_string();
+        assert!(error.contains("device memory: ") && error.contains("raise the engine's memory limit"), "{error}");
+        let log = fake.log();
+        assert!(log.contains(&"deserialize".to_owned()) && !log.contains(&"delete context".to_owned()), "{log:?}");
+        assert_eq!(device.memory_used(), 0);
+
+        // TensorRT's part leaves no room for the other engine, which would fit alone.
+        let used = |opened: Result<Box<dyn Backend>, EngineError>| {
+            let _opened = opened.unwrap();
+            device.memory_used()
+        };
+        fake.memory(4096);
+        let (base, needs) = (used(open()) - 4096, used(cuda::open(&zoo(), &device, 1, Precision::Half)));
+        fake.memory((MEMORY_MAX - base - needs + 512) as i64);
+        let backend = open().unwrap();
+        let error = cuda::open(&zoo(), &device, 1, Precision::Half).err().unwrap();
+        assert!(error.to_string().contains("device memory: "), "{error}");
+        drop(backend);
+        // Weights count, too: the bytes of both plans, and buffers of a lane.
+        fake.memory(4096);
+        let backend = open().unwrap();
+        let plans = ["lungs", "multitask"].map(|name| fake.options().plan_dir.join(name).with_extension("plan"));
+        assert!(plans.iter().all(|plan| plan.exists()) && device.memory_used() >= 4096 + 2 * 512);
+        run(&*backend).unwrap();
+        drop(backend);
+        assert_eq!(device.memory_used(), 0);
+    }
+}
+
+#[test]
+fn one_program_provisions_at_a_time_and_only_into_a_folder_of_its_own() {
+    let Some(device) = device() else { return };
+    let Some(fake) = fake(10, "100300") else { return };
+    provisioned(&fake, &device).unwrap();
+    let dir = fake.options().plan_dir;
+    let lock = fs::File::open(dir.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let error = provisioned(&fake, &device).unwrap_err();
+    assert!(matches!(error, TensorRtError::Busy { .. }), "{error}");
+    lock.unlock().unwrap();
+    for (path, good) in [(dir.clone(), 0o755), (dir.join("lungs.plan"), 0o644)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        let open = tensorrt::open(&zoo(), &device, 1, &fake.options()).err().unwrap().to_string();
+        let provision = provisioned(&fake, &device).unwrap_err().to_string();
+        for error in [open, provision] {
+            let expected = format!("{} may be written by others (mode 777; chmod go-w)", path.display());
+            assert!(error.contains(&expected) && error.contains("a plan is code"), "{error}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(good)).unwrap();
+    }
+    assert_eq!(provisioned(&fake, &device).unwrap(), ["lungs kept", "multitask kept"]);
+}
+
+#[test]
 fn plans_that_are_damaged_or_of_others_are_built_anew() {
     let Some(device) = device() else { return };
     let Some(old) = fake(10, "100300") else { return };
     provisioned(&old, &device).unwrap();
     let lungs = old.options().plan_dir.join("lungs.plan");
     let whole = fs::read(&lungs).unwrap();
-    let open = || tensorrt::open(&zoo(), 0, 1, MEMORY_MAX, &old.options());
+    let open = || tensorrt::open(&zoo(), &device, 1, &old.options());
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
     let len = fs::read_to_string(&lungs).unwrap().lines().last().unwrap().len();
@@ -328,7 +402,7 @@ fn plans_that_are_damaged_or_of_others_are_built_anew() {
     // Another version finds them stale.
     let Some(new) = fake(10, "100400") else { return };
     fs::rename(old.options().plan_dir, new.options().plan_dir).unwrap();
-    let open = || tensorrt::open(&zoo(), 0, 1, MEMORY_MAX, &new.options());
+    let open = || tensorrt::open(&zoo(), &device, 1, &new.options());
     let error = open().err().unwrap().to_string();
     let expected =
         "lungs.plan is stale: it is for `library TensorRT 10.3.0`, needed is `library TensorRT 10.4.0`";
@@ -344,7 +418,7 @@ fn what_fails_while_it_runs_is_an_error_and_no_crash() {
     for (major, number, _) in MAJORS {
         let Some(fake) = fake(major, number) else { return };
         provisioned(&fake, &device).unwrap();
-        let open = || tensorrt::open(&zoo(), 0, 1, MEMORY_MAX, &fake.options());
+        let open = || tensorrt::open(&zoo(), &device, 1, &fake.options());
         for (step, expected) in [
             ("runtime", "createInferRuntime failed: the fake fails at runtime"),
             ("context", "createExecutionContext failed: the fake fails at context (code 7)"),
@@ -383,6 +457,23 @@ fn wrong_libraries_are_refused_and_named() {
         "{}",
         find(dir.path())
     );
+    fs::remove_file(&path).unwrap();
+    // One that needs another one, which is not there: not the same as none.
+    let (needed, needs) = (dir.path().join("libneeded.so.7"), dir.path().join("needs.cpp"));
+    fs::write(&needs, "extern \"C\" int needed(); extern \"C\" int getInferLibVersion() { return needed(); }").unwrap();
+    fs::write(dir.path().join("needed.cpp"), "extern \"C\" int needed() { return 0; }").unwrap();
+    let linked = |source: &Path, to: &Path, with: &[&Path]| {
+        let mut gxx = Command::new("g++");
+        gxx.args(["-shared", "-fPIC"]).arg(source).args(with).arg("-o").arg(to);
+        gxx.status().is_ok_and(|status| status.success())
+    };
+    if !linked(&dir.path().join("needed.cpp"), &needed, &[]) || !linked(&needs, &path, &[&needed]) {
+        return skip("skipped: no g++");
+    }
+    fs::remove_file(&needed).unwrap();
+    let error = find(dir.path());
+    let expected = format!("{} is there, but {}, which it needs, was not found", path.display(), needed.display());
+    assert!(error.starts_with(&expected), "{error}");
     fs::remove_file(&path).unwrap();
     // A library of something else.
     let source = dir.path().join("other.cpp");
@@ -450,5 +541,6 @@ fn the_lean_runtime_has_its_plans_from_trtexec() {
         said.contains("--versionCompatible") && said.contains("--layerPrecisions=lesions:fp32"),
         "{said}"
     );
-    run(&*tensorrt::open(&zoo(), 0, 1, MEMORY_MAX, &fake.options()).unwrap()).unwrap();
+    assert!(said.contains("--device=0 "), "{said}");
+    run(&*tensorrt::open(&zoo(), &device, 1, &fake.options()).unwrap()).unwrap();
 }

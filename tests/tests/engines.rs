@@ -56,9 +56,18 @@ fn the_gpus_engine_gives_the_processors_answer_and_a_lost_gpu_costs_no_study() {
     let launches = 1200;
     let (fallen, log) =
         outcome(&analyze(&study, "auto", Some(device), &[("TRIAGED_SHIM_FAIL", &format!("{launches}:214"))]));
-    assert!(log.contains("engine cuda is out until the next start"), "{log}");
+    assert!(log.contains("engine cuda is out, the work goes on without it"), "{log}");
     assert!(fallen["engine"].as_str().unwrap().starts_with("cpu"), "{fallen}");
     close(&fallen, &cpu);
+
+    // It hangs there: no wait is for ever, neither for the study nor at the end of the process.
+    let started = std::time::Instant::now();
+    let fault = format!("{launches}:-1");
+    let (hung, log) = outcome(&analyze(&study, "auto", Some(device), &[("TRIAGED_SHIM_FAIL", &fault)]));
+    assert!(log.contains("the GPU does not answer since 20.0 s: it hangs"), "{log}");
+    assert!(hung["engine"].as_str().unwrap().starts_with("cpu"), "{hung}");
+    close(&hung, &cpu);
+    assert!(started.elapsed() >= std::time::Duration::from_secs(20), "it did not hang");
 
     // It fails at once: it is not used, and the reason is said.
     let (missing, log) = outcome(&analyze(&study, "auto", Some(device), &[("TRIAGED_SHIM_FAIL", "1:719")]));

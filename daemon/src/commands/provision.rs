@@ -2,11 +2,12 @@
 //!
 //! A plan is good for one TensorRT, one card and one model: run it when a box is set up, and after an update of any of the three. It keeps what is
 //! good and builds the rest; the daemon, which must be stopped on a small board, finds the plans at its next start and works without them till then.
+//! Run it as the daemon's user: a plan is code, so the daemon reads none that anybody but itself and root could have written.
 //!
 //! | exit code | means |
 //! |---|---|
 //! | 0 | all plans are there |
-//! | 1 | a build failed, or a folder can't be written; plans that were finished stay |
+//! | 1 | a build failed, a folder can't be written or may be written by others, or another `provision` is at work; plans that were finished stay |
 //! | 2 | the command line or the configuration is wrong |
 //! | 3 | no GPU, or its driver does not work |
 //! | 4 | no TensorRT, or one that can't build |
@@ -16,9 +17,6 @@ use engine::{PLAN_DIR, Zoo, default_zoo_dir};
 use kernels::device::{Device, DeviceError};
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// The device object allocates nothing while plans are built; TensorRT takes what it needs itself.
-const MEMORY_MAX: u64 = 64 << 20;
 
 /// Exit codes besides success.
 const FAILED: u8 = 1;
@@ -75,7 +73,7 @@ fn provision(args: &Args) -> Result<(), (u8, String)> {
         config.as_ref().map_or_else(|| PathBuf::from(PLAN_DIR), |config| config.storage.dir.join("plans"))
     });
     // The card first: without one TensorRT is of no use, and some of its calls misbehave.
-    let device = Device::open(gpu, MEMORY_MAX).map_err(|error| match error {
+    let device = Device::open(gpu, engine.gpu_memory_mib << 20).map_err(|error| match error {
         DeviceError::NoKernels { .. } => (FAILED, error.to_string()),
         error => (NO_GPU, error.to_string()),
     })?;

@@ -81,8 +81,37 @@ pub enum DeviceError {
         /// The sizes, or the call that may not happen now.
         what: String,
     },
+    /// The device did not finish in time, or the driver did not return.
+    #[error("{call}: the GPU does not answer since {:.1} s: it hangs, and is given up", *waited_ms as f64 / 1e3)]
+    Hung {
+        /// What was waited for.
+        call: &'static str,
+        /// How long.
+        waited_ms: u64,
+    },
+    /// The GPU was lost before; no call is made on it any more.
+    #[error("the GPU was lost ({why}){}", if *for_good { ": restart the daemon; if that does not help, the machine" } else { "" })]
+    Gone {
+        /// How it was lost.
+        why: String,
+        /// A reset did not help, or not for long: only a new process may get it back.
+        for_good: bool,
+    },
+    /// The driver can't load our kernels.
+    #[error(
+        "CUDA driver {}.{} can't load kernels that CUDA {}.{} built for compute capability {}.{}: update NVIDIA's driver to one for CUDA {}.0 or newer",
+        driver.0, driver.1, built_by.0, built_by.1, compute_capability.0, compute_capability.1, built_by.0
+    )]
+    OldDriverForKernels {
+        /// CUDA release of the driver, major and minor.
+        driver: (u32, u32),
+        /// CUDA release of the kernels' compiler.
+        built_by: (u32, u32),
+        /// Major and minor number of the GPU.
+        compute_capability: (u32, u32),
+    },
     /// Any other answer of the driver.
-    #[error("{call}: {what} (CUDA error {code}){}", if lost(*code) { ": the GPU is lost for this process; restart it" } else { "" })]
+    #[error("{call}: {what} (CUDA error {code}){}", if lost(*code) { ": the GPU is lost" } else { "" })]
     Driver {
         /// The driver function.
         call: &'static str,
@@ -94,10 +123,14 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
-    /// True if the context is lost for this process (ECC error, illegal address, failed launch, device removed):
-    /// nothing else will work on it, and only a new process can use that GPU again.
+    /// True if the context is lost (ECC error, illegal address, failed launch, device removed, a hang): nothing else
+    /// will work in it. [`Device::open`](super::Device::open) makes a new one once everything of the old one is dropped.
     pub fn is_lost(&self) -> bool {
-        matches!(self, DeviceError::Driver { code, .. } if lost(*code))
+        match self {
+            DeviceError::Driver { code, .. } => lost(*code),
+            DeviceError::Hung { .. } | DeviceError::Gone { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -149,14 +182,21 @@ fn error_text(code: u32) -> String {
 ///
 /// The answer is made a number at once: a newer driver may know codes that cudarc's enum of CUDA 11.4 lacks.
 macro_rules! driver {
+    ($function:ident($($argument:expr),* $(,)?)) => {
+        $crate::device::error::check(stringify!($function), $crate::device::error::answer!($function($($argument),*)))
+    };
+}
+pub(super) use driver;
+
+/// Calls a driver function; its answer as a number.
+macro_rules! answer {
     ($function:ident($($argument:expr),* $(,)?)) => {{
         // SAFETY: every use passes live handles that its own object owns, and pointers to locals or to memory whose
         // bounds it checked; the context was made current on this thread before.
-        let code = unsafe { cudarc::driver::sys::$function($($argument),*) } as u32;
-        $crate::device::error::check(stringify!($function), code)
+        unsafe { cudarc::driver::sys::$function($($argument),*) as u32 }
     }};
 }
-pub(super) use driver;
+pub(super) use answer;
 
 #[cfg(test)]
 mod tests {
@@ -181,5 +221,7 @@ mod tests {
             assert_eq!(error.is_lost(), expected, "{code}");
         }
         assert!(!DeviceError::OutOfMemory { asked: 1, used: 0 }.is_lost());
+        assert!(DeviceError::Hung { call: "cuMemFree", waited_ms: 1 }.is_lost());
+        assert!(DeviceError::Gone { why: "x".into(), for_good: false }.is_lost());
     }
 }

@@ -1,7 +1,8 @@
 //! Device memory under a limit, and page-locked host memory.
 //!
 //! Owns: the account of bytes, and the life of each allocation.
-//! Never does: copies (a [`Stream`](super::Stream) orders them), or a wait.
+//! Never does: copies (a [`Stream`](super::Stream) orders them), or free anything of a lost device: the device may still
+//! write to it, and the driver may never return.
 
 use std::ffi::c_void;
 use std::ops::{Deref, DerefMut};
@@ -66,18 +67,22 @@ impl Buffer {
     pub(super) fn new(device: Device, bytes: usize) -> Result<Buffer, DeviceError> {
         let counted_bytes = (bytes.max(1) as u64).next_multiple_of(UNIT_BYTES);
         device.inner.account.take(counted_bytes)?;
-        let mut pointer = 0;
-        let result = device.with(|| driver!(cuMemAlloc_v2(&mut pointer, bytes.max(1))));
-        if let Err(error) = result {
-            device.inner.account.give_back(counted_bytes);
-            return Err(match error {
-                DeviceError::Driver { code: 2, .. } => {
-                    DeviceError::OutOfMemory { asked: counted_bytes, used: device.memory_used() }
-                }
-                other => other,
-            });
+        let result = device.apart("cuMemAlloc", move || {
+            let mut pointer = 0;
+            driver!(cuMemAlloc_v2(&mut pointer, bytes.max(1))).map(|()| pointer)
+        });
+        match result {
+            Ok(pointer) => Ok(Buffer { device, pointer, bytes, counted_bytes }),
+            Err(error) => {
+                device.inner.account.give_back(counted_bytes);
+                Err(match error {
+                    DeviceError::Driver { code: 2, .. } => {
+                        DeviceError::OutOfMemory { asked: counted_bytes, used: device.memory_used() }
+                    }
+                    other => other,
+                })
+            }
         }
-        Ok(Buffer { device, pointer, bytes, counted_bytes })
     }
 
     /// The device address, for [`Arg::Ptr`](super::Arg::Ptr); a multiple of 256.
@@ -108,8 +113,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // A lost device cannot free, and its memory is gone anyway.
-        let _ = self.device.with(|| driver!(cuMemFree_v2(self.pointer)));
+        let pointer = self.pointer;
+        // The driver waits for the device here. A lost one cannot free, and its memory goes with its context.
+        let _ = self.device.apart("cuMemFree", move || driver!(cuMemFree_v2(pointer)));
         self.device.inner.account.give_back(self.counted_bytes);
     }
 }
@@ -117,6 +123,32 @@ impl Drop for Buffer {
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Buffer({} bytes)", self.bytes)
+    }
+}
+
+/// Bytes of the account that something else takes of the device's memory, such as a library. Given back on drop.
+pub struct Reserved {
+    device: Device,
+    counted_bytes: u64,
+}
+
+impl Reserved {
+    pub(super) fn new(device: Device, bytes: u64) -> Result<Reserved, DeviceError> {
+        let counted_bytes = bytes.next_multiple_of(UNIT_BYTES);
+        device.inner.account.take(counted_bytes)?;
+        Ok(Reserved { device, counted_bytes })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.device.inner.account.give_back(self.counted_bytes);
+    }
+}
+
+impl std::fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reserved({} bytes)", self.counted_bytes)
     }
 }
 
@@ -135,9 +167,11 @@ unsafe impl Sync for Pinned {}
 impl Pinned {
     pub(super) fn new(device: Device, bytes: usize) -> Result<Pinned, DeviceError> {
         const PORTABLE: u32 = 1; // CU_MEMHOSTALLOC_PORTABLE
-        let mut pointer: *mut c_void = std::ptr::null_mut();
-        device.with(|| driver!(cuMemHostAlloc(&mut pointer, bytes.max(1), PORTABLE)))?;
-        let pointer = pointer.cast::<u8>();
+        let address = device.apart("cuMemHostAlloc", move || {
+            let mut pointer: *mut c_void = std::ptr::null_mut();
+            driver!(cuMemHostAlloc(&mut pointer, bytes.max(1), PORTABLE)).map(|()| pointer.expose_provenance())
+        })?;
+        let pointer = std::ptr::with_exposed_provenance_mut::<u8>(address);
         // SAFETY: the driver allocated that many bytes there.
         unsafe { pointer.write_bytes(0, bytes.max(1)) };
         Ok(Pinned { device, pointer, bytes })
@@ -176,7 +210,10 @@ impl DerefMut for Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let _ = self.device.with(|| driver!(cuMemFreeHost(self.pointer.cast())));
+        let address = self.pointer.expose_provenance();
+        let _ = self.device.apart("cuMemFreeHost", move || {
+            driver!(cuMemFreeHost(std::ptr::with_exposed_provenance_mut(address)))
+        });
     }
 }
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::error::driver;
+use super::error::{answer, driver};
 use super::memory::{Buffer, Pinned, Plain};
+use super::patience::poll;
 use super::staging::Staging;
 use super::{Device, DeviceError};
 
@@ -90,10 +91,7 @@ impl Stream {
         self.not_capturing("upload of memory that is not held by the graph")?;
         let bytes = size_of_val(from);
         let mut target = to.range(&self.device, offset_bytes, bytes)?;
-        let mut staging = match self.staging.take() {
-            Some(staging) => staging,
-            None => Staging::new(&self.device)?,
-        };
+        let mut staging = self.staging()?;
         let mut source: *const u8 = from.as_ptr().cast();
         let mut left = bytes;
         let result = self.device.with(|| {
@@ -136,7 +134,8 @@ impl Stream {
         self.device.with(|| driver!(cuMemcpyHtoDAsync_v2(target, source.cast(), bytes, self.handle)))
     }
 
-    /// Copies from the device into `to`, after all work queued before; complete on return. Fastest into [`Pinned`].
+    /// Copies from the device into `to`, after all work queued before; complete on return. It goes through the stream's
+    /// own page-locked memory: into any other the driver would wait by itself, and for ever.
     pub fn download<T: Plain>(
         &mut self,
         from: &Buffer,
@@ -144,17 +143,50 @@ impl Stream {
         to: &mut [T],
     ) -> Result<(), DeviceError> {
         self.not_capturing("download")?;
-        let bytes = size_of_val(to);
-        let source = from.range(&self.device, offset_bytes, bytes)?;
-        if bytes > 0 {
-            let target = to.as_mut_ptr().cast();
-            let queued =
-                self.device.with(|| driver!(cuMemcpyDtoHAsync_v2(target, source, bytes, self.handle)));
-            // Also after an error: nothing may still write to `to` once it is given back.
-            let waited = self.synchronize();
-            return queued.and(waited);
+        let mut left = size_of_val(to);
+        let mut source = from.range(&self.device, offset_bytes, left)?;
+        let mut target: *mut u8 = to.as_mut_ptr().cast();
+        while left > 0 {
+            let mut staging = self.staging()?;
+            let placed = staging.place(left, &self.device, self.handle);
+            self.staging = Some(staging);
+            let piece = placed?;
+            let (start, bytes) = (piece.start, piece.bytes);
+            self.device.with(|| driver!(cuMemcpyDtoHAsync_v2(start.cast(), source, bytes, self.handle)))?;
+            self.synchronize()?;
+            // SAFETY: `target` has `left >= bytes` bytes of a type without invalid bit patterns; the copy into the piece is complete.
+            unsafe { target.copy_from_nonoverlapping(start, bytes) };
+            target = target.wrapping_add(bytes);
+            source += bytes as u64;
+            left -= bytes;
         }
         self.synchronize()
+    }
+
+    /// Copies `bytes` bytes from the device to the start of page-locked memory, after all work queued before; complete on return.
+    pub fn download_pinned(
+        &mut self,
+        from: &Buffer,
+        offset_bytes: usize,
+        to: &mut Pinned,
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
+        self.not_capturing("download")?;
+        let source = from.range(&self.device, offset_bytes, bytes)?;
+        if bytes > to.len() {
+            let what = format!("{bytes} bytes into {} of page-locked memory", to.len());
+            return Err(DeviceError::Usage { what });
+        }
+        if bytes > 0 {
+            let target = to.as_ptr().cast();
+            self.device.with(|| driver!(cuMemcpyDtoHAsync_v2(target, source, bytes, self.handle)))?;
+        }
+        // If this fails the device is lost, and page-locked memory of a lost device is never freed.
+        self.synchronize()
+    }
+
+    fn staging(&mut self) -> Result<Staging, DeviceError> {
+        self.staging.take().map_or_else(|| Staging::new(&self.device), Ok)
     }
 
     /// Sets `bytes` bytes from `offset` to zero.
@@ -229,7 +261,7 @@ impl Stream {
     /// Waits until all queued work is done. Errors of the work itself appear here, or at any call after it.
     pub fn synchronize(&mut self) -> Result<(), DeviceError> {
         self.not_capturing("synchronize")?;
-        let result = self.device.with(|| driver!(cuStreamSynchronize(self.handle)));
+        let result = poll(&self.device, "cuStreamQuery", || answer!(cuStreamQuery(self.handle)));
         if result.is_ok() {
             self.held.clear();
             if let Some(staging) = &mut self.staging {
@@ -302,11 +334,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // Queued copies may still read `held` and `staging`: wait before they are freed.
-        let _ = self.device.with(|| {
-            let _ = driver!(cuStreamSynchronize(self.handle));
-            driver!(cuStreamDestroy_v2(self.handle))
-        });
+        // Queued copies may still read `held` and `staging`: wait before they are freed. If the wait fails the device is
+        // lost, and they are not.
+        let _ = poll(&self.device, "cuStreamQuery", || answer!(cuStreamQuery(self.handle)));
+        let _ = self.device.with(|| driver!(cuStreamDestroy_v2(self.handle)));
     }
 }
 
@@ -358,7 +389,7 @@ impl Event {
 
     /// Waits until the stream has come past this moment.
     pub fn synchronize(&self) -> Result<(), DeviceError> {
-        self.device.with(|| driver!(cuEventSynchronize(self.handle)))
+        poll(&self.device, "cuEventQuery", || answer!(cuEventQuery(self.handle)))
     }
 
     /// Time on the device from `earlier` to this moment, in milliseconds; waits for both.

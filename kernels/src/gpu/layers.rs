@@ -185,7 +185,7 @@ fn plain_block(outputs: usize) -> &'static Block {
     }
 }
 
-/// Launches a convolution.
+/// Launches a convolution, with the fastest kernel that fills the device.
 ///
 /// # Errors
 /// [`DeviceError`].
@@ -194,6 +194,25 @@ pub fn convolve(
     arithmetic: Arithmetic,
     conv: &Conv<'_>,
     finish: &Finish<'_>,
+) -> Result<(), DeviceError> {
+    convolve_with(stream, arithmetic, conv, finish, None)
+}
+
+/// Kernels that [`convolve`] chooses from, for input and output channels.
+pub fn kernels(arithmetic: Arithmetic, channels: [usize; 2]) -> usize {
+    Block::candidates(arithmetic, channels).len()
+}
+
+/// Launches a convolution with a kernel by its number, so that each is checked whatever the size of the device: `None` chooses.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn convolve_with(
+    stream: &mut Stream,
+    arithmetic: Arithmetic,
+    conv: &Conv<'_>,
+    finish: &Finish<'_>,
+    kernel: Option<usize>,
 ) -> Result<(), DeviceError> {
     let [inputs, outputs] = channels(conv.channels)?;
     let pixels = pixels(conv.shape)?;
@@ -211,7 +230,11 @@ pub fn convolve(
     let full = |(_, _, grid): &&(Block, Strips, [u32; 3])| {
         grid.iter().map(|&n| n as usize).product::<usize>() >= enough
     };
-    let (block, strips, grid) = plans.iter().find(full).or(plans.last()).expect("there is a candidate");
+    let chosen = match kernel {
+        Some(kernel) => plans.get(kernel),
+        None => plans.iter().find(full).or(plans.last()),
+    };
+    let (block, strips, grid) = chosen.ok_or_else(|| usage(format!("kernel {kernel:?} of {}", plans.len())))?;
     let name = format!(
         "convolve_{}_{side}x{side}_{}{}x{}_{}",
         if arithmetic == Arithmetic::Tensor { "tensor" } else { "plain" },

@@ -75,7 +75,7 @@ class Clock:
 
     def wait(self):
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
     def stage(self, name):
         self.wait()
@@ -251,7 +251,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=100.0, help="begin nothing after so long")
     parser.add_argument("--quick", action="store_true", help="one round, small pyramid")
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("skipped: PyTorch sees no GPU", file=sys.stderr)
         return 77
     device = torch.device(args.device)

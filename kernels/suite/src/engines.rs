@@ -1,8 +1,11 @@
 //! The part `engines`: every engine that works here against the processor's, on studies of several shapes.
 //!
-//! Owns: the studies, and the tolerances that every engine must keep. Never does: time them.
+//! Owns: the studies, the tolerances that every engine must keep, and the plans that TensorRT needs. Never does: time studies.
 
+use engine::tensorrt::{self, Library, Options, Step};
 use engine::{Analysis, Analyzer, Choice, EngineState, LabelVolume, Setup, Zoo};
+
+use kernels::device::Device;
 
 use crate::part::Part;
 use crate::volume::{Volume, threads};
@@ -17,11 +20,47 @@ const DICE_MIN: f64 = 0.995;
 /// The engines of a GPU, as the configuration names them.
 pub const NAMES: [&str; 2] = ["cuda", "tensorrt"];
 
+/// Where engines are opened.
+pub struct Place {
+    /// The GPU's number.
+    pub gpu: usize,
+    /// TensorRT's library, and the plans that the part `plans` made.
+    pub tensorrt: Options,
+}
+
+/// The part `plans`: builds TensorRT's plans for this GPU, if there is a TensorRT.
+pub fn plans(part: &mut Part, zoo: &Zoo, gpu: &Device, place: &Place) -> anyhow::Result<()> {
+    part.table("TensorRT's plans", "Built on this machine.", &["network", "what", "seconds", "MiB"])?;
+    let library = match Library::find(place.tensorrt.library_dir.as_deref()) {
+        Ok(library) => library,
+        // A folder that was named must serve.
+        Err(error) if place.tensorrt.library_dir.is_some() => return Err(error.into()),
+        Err(error) => {
+            return part.row(["".to_owned(), format!("skipped: {error}"), String::new(), String::new()].to_vec());
+        }
+    };
+    let mut steps = Vec::new();
+    let built = tensorrt::provision(zoo, gpu, &library, &place.tensorrt, &mut |step| steps.push(step));
+    for step in steps {
+        let (network, what, seconds, bytes) = match step {
+            Step::Kept { network } => (network, "was there".to_owned(), None, None),
+            Step::Building { .. } => continue,
+            Step::Done { network, seconds, bytes, .. } => {
+                (network, format!("built by {}", library.version()), Some(seconds), Some(bytes))
+            }
+        };
+        let seconds = seconds.map_or_else(String::new, |seconds| format!("{seconds:.1}"));
+        let mib = bytes.map_or_else(String::new, |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)));
+        part.row(vec![network.to_owned(), what, seconds, mib])?;
+    }
+    part.check("TensorRT's plans", built.is_ok(), built.err().map_or_else(|| "built".to_owned(), |e| e.to_string()))
+}
+
 /// The engine `name` with its models loaded, or why it can't work here. It falls to no other.
-pub fn open(zoo: &Zoo, name: &str, gpu: usize) -> Result<Analyzer, String> {
+pub fn open(zoo: &Zoo, name: &str, place: &Place) -> Result<Analyzer, String> {
     let choice: Choice = name.parse()?;
-    let mut setup = Setup { gpu, ..Setup::new(choice, threads()) };
-    setup.tensorrt.plan_dir = std::env::temp_dir().join("gpu-suite-plans");
+    let tensorrt = place.tensorrt.clone();
+    let setup = Setup { gpu: place.gpu, tensorrt, ..Setup::new(choice, threads()) };
     let analyzer = Analyzer::new(zoo.clone(), &setup).map_err(|error| error.to_string())?;
     if analyzer.engines().first().name() == name {
         return Ok(analyzer);
@@ -40,9 +79,9 @@ pub fn analyze(analyzer: &Analyzer, study: &Volume) -> anyhow::Result<Analysis> 
 }
 
 /// Runs all.
-pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, gpu: usize, quick: bool) -> anyhow::Result<()> {
+pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, place: &Place, quick: bool) -> anyhow::Result<()> {
     let sizes: &[[usize; 2]] = if quick { &[[8, 64]] } else { &[[8, 256], [33, 320], [40, 512], [150, 512]] };
-    let cpu = open(zoo, "cpu", gpu).map_err(anyhow::Error::msg)?;
+    let cpu = open(zoo, "cpu", place).map_err(anyhow::Error::msg)?;
     let mut studies = Vec::new();
     for &[slices, side] in sizes {
         let study = phantom.study(slices, side);
@@ -64,7 +103,7 @@ pub fn run(part: &mut Part, zoo: &Zoo, phantom: &Volume, gpu: usize, quick: bool
         ],
     )?;
     for name in NAMES {
-        let analyzer = match open(zoo, name, gpu) {
+        let analyzer = match open(zoo, name, place) {
             Ok(analyzer) => analyzer,
             Err(why) => {
                 part.row(vec![

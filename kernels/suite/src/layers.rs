@@ -79,15 +79,17 @@ fn convolutions(
     for side in [1, 3] {
         let (mut worst, mut cases) = (0.0f64, 0);
         for &[inputs, outputs] in channels {
-            // The last shape has enough blocks for the kernels of large layers.
             let shapes: &[Shape] = if quick || inputs > 64 {
                 &[[2, 5, 7]]
             } else {
                 &[[1, 1, 1], [2, 5, 7], [3, 17, 95], [4, 60, 61]]
             };
-            for &shape in shapes {
-                worst = worst.max(convolution(bench, arithmetic, side, [inputs, outputs], shape)?);
-                cases += 1;
+            // Every kernel, though on a large device only large layers choose the first ones.
+            for kernel in 0..layers::kernels(arithmetic, [inputs, outputs]) {
+                for &shape in shapes {
+                    worst = worst.max(convolution(bench, arithmetic, side, [inputs, outputs], shape, kernel)?);
+                    cases += 1;
+                }
             }
         }
         let name = format!("convolution {side} x {side}, {arithmetic:?}");
@@ -107,6 +109,7 @@ fn convolution(
     side: usize,
     [inputs, outputs]: [usize; 2],
     shape: Shape,
+    kernel: usize,
 ) -> anyhow::Result<f64> {
     let [slices, rows, columns] = shape;
     let pixels = slices * rows * columns;
@@ -138,7 +141,7 @@ fn convolution(
         second: Some(Span::all(&second)),
         second_relu: true,
     };
-    layers::convolve(&mut bench.stream, arithmetic, &conv, &finish)?;
+    layers::convolve_with(&mut bench.stream, arithmetic, &conv, &finish, Some(kernel))?;
     let raw = get(bench, arithmetic, &raw, pixels * outputs)?;
     let second = get(bench, arithmetic, &second, pixels * outputs)?;
 

@@ -17,6 +17,7 @@ mod volume;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ use kernels::device::{Device, DeviceError};
 use part::Part;
 use volume::Volume;
 
+/// Longest wait for a kernel by itself; a part of the suite may take less.
+const WAIT_MAX: Duration = Duration::from_secs(300);
 /// Exit code without a GPU.
 const NO_GPU: u8 = 77;
 
@@ -48,6 +51,12 @@ struct Cli {
     /// GPU, from 0.
     #[arg(long, global = true, default_value_t = 0)]
     gpu: usize,
+    /// Folder of TensorRT's libraries; by default the system's loader finds them.
+    #[arg(long, global = true)]
+    tensorrt: Option<PathBuf>,
+    /// Folder of TensorRT's plans.
+    #[arg(long, global = true, default_value = "plans")]
+    plans: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -56,6 +65,8 @@ enum Command {
     Device,
     /// Every kernel against the processor's reference.
     Kernels,
+    /// Builds TensorRT's plans, if there is one.
+    Plans,
     /// Achieved bandwidth of each kernel.
     Bandwidth,
     /// Every engine against the processor's.
@@ -103,6 +114,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     let name = match &cli.command {
         Command::Device => "device",
         Command::Kernels => "kernels",
+        Command::Plans => "plans",
         Command::Bandwidth => "bandwidth",
         Command::Engines => "engines",
         Command::Studies { .. } => "studies",
@@ -115,13 +127,23 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     };
     // Without a GPU nothing is written.
     let gpu = Device::open(cli.gpu, u64::MAX)?;
+    // compute-sanitizer slows kernels down a hundredfold.
+    gpu.set_wait_max(WAIT_MAX);
+    let tensorrt = engine::tensorrt::Options {
+        library_dir: cli.tensorrt.clone(),
+        plan_dir: cli.plans.clone(),
+        ..engine::tensorrt::Options::default()
+    };
+    let place = engines::Place { gpu: cli.gpu, tensorrt };
     let mut part = Part::start(&cli.out, name, cli.quick)?;
     let done = match &cli.command {
         Command::Device => device::facts(&mut part, &gpu, cli.gpu),
         Command::Kernels => checks::run(&mut part, &gpu, cli.quick),
         Command::Bandwidth => bandwidth::run(&mut part, &gpu, cli.gpu, &cli.data, cli.quick),
+        Command::Plans => engines::plans(&mut part, &zoo(cli)?, &gpu, &place),
         Command::Engines => {
-            engines::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, cli.gpu, cli.quick)
+            drop(gpu);
+            engines::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, &place, cli.quick)
         }
         Command::Studies { slices, engines } => {
             drop(gpu);
@@ -131,7 +153,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
                 &Volume::open(&cli.data)?,
                 slices,
                 engines,
-                cli.gpu,
+                &place,
                 cli.quick,
             )
         }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::part::{Found, Table};
 
 /// Parts in the order of the report; the last is the Python part's.
-const PARTS: [&str; 6] = ["device", "kernels", "engines", "studies", "bandwidth", "pytorch"];
+const PARTS: [&str; 7] = ["device", "kernels", "plans", "engines", "studies", "bandwidth", "pytorch"];
 
 /// A figure and what was asked of it.
 #[derive(Debug, PartialEq, Serialize)]

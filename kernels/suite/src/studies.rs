@@ -18,7 +18,7 @@ pub fn run(
     phantom: &Volume,
     sizes: &[usize],
     names: &[String],
-    gpu: usize,
+    place: &engines::Place,
     quick: bool,
 ) -> anyhow::Result<()> {
     let (rounds, side) = if quick { (1, crate::side(true)) } else { (5, crate::side(false)) };
@@ -29,7 +29,7 @@ pub fn run(
     )?;
     let mut opened = Vec::new();
     for name in names {
-        match engines::open(zoo, name, gpu) {
+        match engines::open(zoo, name, place) {
             Ok(analyzer) => opened.push((name, analyzer)),
             Err(why) => println!("  {name}: skipped: {why}"),
         }

@@ -118,10 +118,19 @@ fn every_part_runs_on_the_software_device() {
     };
     let rehearsal = Rehearsal::new(Some(driver));
     let tiny = "models/tests/tiny";
-    for name in ["device", "kernels", "bandwidth", "engines"] {
-        assert_eq!(rehearsal.suite(tiny, &[name]), 0, "{name}");
+    let plans = rehearsal.dir.path().join("plans");
+    for name in ["device", "kernels", "plans", "bandwidth", "engines"] {
+        assert_eq!(rehearsal.suite(tiny, &[name, "--plans", plans.to_str().unwrap()]), 0, "{name}");
+        assert_eq!(rehearsal.suite(tiny, &[name, "--gpu", "1"]), 77, "{name}: no such GPU");
         assert_eq!(part(&rehearsal.out(), name)["finished"], true);
     }
+    // A folder without TensorRT, that was named.
+    assert_eq!(rehearsal.suite(tiny, &["plans", "--tensorrt", rehearsal.dir.path().to_str().unwrap()]), 1);
+    assert_eq!(rehearsal.suite(tiny, &["plans", "--plans", plans.to_str().unwrap()]), 0);
+    let kernels = part(&rehearsal.out(), "kernels");
+    let text = kernels["checks"].to_string();
+    // In the rehearsal's two widths there are 1 and 2 kernels of tensor cores.
+    assert!(text.contains("convolution 3 x 3, Tensor") && text.contains("3 cases"), "{text}");
     assert_eq!(rehearsal.suite(tiny, &["studies", "--slices", "9,12"]), 0);
     let studies = part(&rehearsal.out(), "studies");
     for figure in ["study_9_cuda_s", "study_12_cuda_s", "study_12_cpu_s"] {

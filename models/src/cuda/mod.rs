@@ -44,20 +44,18 @@ pub enum Precision {
     Single,
 }
 
-/// The engine on GPU `ordinal`: up to `lanes` callers at once, at most `memory_max` bytes of device memory.
+/// The engine on a device: up to `lanes` callers at once. All of its memory counts against the device's limit.
 ///
 /// # Errors
 /// [`EngineError::Load`] for a file that is no ONNX model, has an operator that no kernel knows, or lacks an input or output of the zoo's
-/// format; [`EngineError::Device`] where there is no such GPU, or too little of it.
+/// format; [`EngineError::Device`] where there is too little of the device.
 pub fn open(
     zoo: &Zoo,
-    ordinal: usize,
+    device: &Device,
     lanes: usize,
-    memory_max: u64,
     precision: Precision,
 ) -> Result<Box<dyn Backend>, EngineError> {
-    let device = Device::open(ordinal, memory_max).map_err(failed)?;
-    Ok(Box::new(GpuBackend::new(Nets::open(zoo, &device, precision)?, zoo, lanes)?))
+    Ok(Box::new(GpuBackend::new(Nets::open(zoo, device, precision)?, zoo, lanes)?))
 }
 
 /// The zoo's two networks on a device.

@@ -144,9 +144,10 @@ impl<L> Lane<L> {
         }
         .map_err(fail)?;
         let (lungs, lung_box) = self.lungs(networks, job.grid, job.lung_threshold)?;
-        let landed = &mut self.landed.as_mut_slice()[..rows * columns];
-        self.compute.download(&self.slots[0].planes, 0, landed).map_err(fail)?;
-        Ok(GridSlice { plane: landed.to_vec(), lungs, lung_box, resample_ms: 0.0, lungs_ms: 0.0 })
+        let bytes = rows * columns * 4;
+        self.compute.download_pinned(&self.slots[0].planes, 0, &mut self.landed, bytes).map_err(fail)?;
+        let plane = self.landed.as_slice()[..rows * columns].to_vec();
+        Ok(GridSlice { plane, lungs, lung_box, resample_ms: 0.0, lungs_ms: 0.0 })
     }
 
     /// Lung probability of a windowed plane.
@@ -188,9 +189,10 @@ impl<L> Lane<L> {
         let (shape, slot) = ([1, rows, columns], &self.slots[0]);
         networks.lungs(&mut self.networks, &mut self.compute, &slot.planes, shape, &slot.logits)?;
         masks::lungs(&mut self.compute, &slot.logits, shape, threshold, &self.records).map_err(fail)?;
-        let landed = &mut self.landed.as_mut_slice()[..rows * columns];
-        self.compute.download(&slot.logits, 0, landed).map_err(fail)?;
-        let lungs = landed.to_vec();
+        self.compute
+            .download_pinned(&slot.logits, 0, &mut self.landed, rows * columns * 4)
+            .map_err(fail)?;
+        let lungs = self.landed.as_slice()[..rows * columns].to_vec();
         let mut words = [0; RECORD];
         self.compute.download(&self.records, 0, &mut words).map_err(fail)?;
         let record = LungRecord::new(words, [rows, columns]);
@@ -328,15 +330,14 @@ impl<N: Networks> Study<'_, N> {
         lane.copy.wait(&batch.done)?;
         match self.want {
             Want::Probabilities => {
-                let landed = &mut lane.landed.as_mut_slice()[..count * self.size[0] * self.size[1]];
-                lane.copy.download(&memory.logits, 0, landed)?;
-                take(batch.slices, Made::Probabilities(landed));
+                let pixels = count * self.size[0] * self.size[1];
+                lane.copy.download_pinned(&memory.logits, 0, &mut lane.landed, pixels * 4)?;
+                take(batch.slices, Made::Probabilities(&lane.landed.as_slice()[..pixels]));
             }
             Want::Masks { pasted, .. } => {
                 let words = count * pasted.words();
-                let landed = &mut lane.landed.as_mut_slice()[..2 * words];
-                lane.copy.download(&memory.bits, 0, landed)?;
-                let (lesions, lungs) = landed.split_at(words);
+                lane.copy.download_pinned(&memory.bits, 0, &mut lane.landed, 2 * words * 4)?;
+                let (lesions, lungs) = lane.landed.as_slice()[..2 * words].split_at(words);
                 take(batch.slices, Made::Masks { lesions, lungs });
             }
         }

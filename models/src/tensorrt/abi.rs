@@ -9,6 +9,8 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use kernels::device::Device;
+
 use super::library::{Abi, Library};
 use super::slots::shared;
 
@@ -165,6 +167,8 @@ pub(super) struct Owned {
     object: NonNull<c_void>,
     delete: usize,
     pub(super) library: Arc<Library>,
+    /// What it has memory on. Of a lost device nothing is deleted: TensorRT would wait for it, maybe for ever.
+    device: Option<Device>,
 }
 
 // SAFETY: TensorRT's objects may be used and deleted by another thread than made them; `Owned` is not `Sync`.
@@ -176,7 +180,7 @@ impl Owned {
     /// # Safety
     /// `object` is null or a public object of `library` that nothing else deletes.
     pub(super) unsafe fn new(library: &Arc<Library>, object: *mut c_void) -> Option<Self> {
-        Some(Self { object: NonNull::new(object)?, delete: shared::DELETE, library: library.clone() })
+        Some(Self { object: NonNull::new(object)?, delete: shared::DELETE, library: library.clone(), device: None })
     }
 
     /// An ONNX parser, which has no `mImpl` and its destructor elsewhere.
@@ -185,7 +189,14 @@ impl Owned {
     /// As [`Owned::new`].
     pub(super) unsafe fn parser(library: &Arc<Library>, object: *mut c_void) -> Option<Self> {
         let delete = library.slots.parser_delete;
-        Some(Self { object: NonNull::new(object)?, delete, library: library.clone() })
+        Some(Self { object: NonNull::new(object)?, delete, library: library.clone(), device: None })
+    }
+
+    /// The same, left alone when that device is lost.
+    pub(super) fn on(self, device: &Device) -> Self {
+        let mut this = self;
+        this.device = Some(device.clone());
+        this
     }
 
     /// The public object, as other methods take it.
@@ -202,6 +213,9 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        if self.device.as_ref().is_some_and(Device::is_lost) {
+            return;
+        }
         // SAFETY: the object is ours, alive, and deleted once. What it was made from outlives it: the owners' fields are in that order.
         unsafe { call!(This(self.object), self.delete, fn()) }
     }

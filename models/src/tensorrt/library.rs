@@ -134,9 +134,17 @@ impl Library {
                 None => (PathBuf::from(name), PathBuf::from(parser)),
             };
             match Self::open(&path, &parser) {
-                // The loader knows no such file; one that is there but broken is told.
-                Err(TensorRtError::Open { why, .. }) if dir.is_none() && why.contains("No such file") => {
+                // The loader knows no such file; one that is there but broken, or lacks another one, is told.
+                Err(TensorRtError::Open { why, .. }) if dir.is_none() && lacks(&why).as_deref() == Some(name) => {
                     tried.push(name);
+                }
+                Err(TensorRtError::Open { path, why }) => {
+                    return Err(match lacks(&why) {
+                        Some(missing) if Some(missing.as_str()) != path.to_str() => {
+                            TensorRtError::Dependency { path, missing }
+                        }
+                        _ => TensorRtError::Open { path, why },
+                    });
                 }
                 other => return other,
             }
@@ -251,6 +259,13 @@ unsafe fn symbol<T: Copy>(handle: &Handle, path: &Path, name: &'static str) -> R
     }
 }
 
+/// The file that the loader did not find: it begins with its name (dlerror of glibc and musl).
+fn lacks(why: &str) -> Option<String> {
+    let (before, _) = why.split_once(": cannot open shared object file")?;
+    // libloading says more before it.
+    Some(before.rsplit([' ', '"']).next().unwrap_or(before).to_owned())
+}
+
 /// An error and its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -265,6 +280,21 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_file_is_told_by_its_name() {
+        for (why, file) in [
+            ("libnvinfer.so.10: cannot open shared object file: No such file or directory", Some("libnvinfer.so.10")),
+            (
+                "libcudart.so.12: cannot open shared object file: No such file or directory",
+                Some("libcudart.so.12"),
+            ),
+            ("dlopen failed: libx.so: cannot open shared object file: No such file or directory", Some("libx.so")),
+            ("/x/libnvinfer.so.10: file too short", None),
+        ] {
+            assert_eq!(lacks(why).as_deref(), file);
+        }
+    }
 
     #[test]
     fn versions_are_told_apart_and_unknown_ones_refused() {

@@ -45,6 +45,20 @@ pub enum TensorRtError {
         /// Where it was looked for.
         place: String,
     },
+    /// A library is there, but not what it needs.
+    #[error("{path} is there, but {missing}, which it needs, was not found: install it, or add its folder to the loader's path (ldconfig)")]
+    Dependency {
+        /// The library.
+        path: PathBuf,
+        /// Which one it needs.
+        missing: String,
+    },
+    /// Another program provisions.
+    #[error("another `triaged provision` is at work: {lock} is locked")]
+    Busy {
+        /// The file.
+        lock: PathBuf,
+    },
     /// A library can't be loaded.
     #[error("{path} can't be loaded: {why}")]
     Open {
@@ -106,7 +120,7 @@ pub enum TensorRtError {
         said: String,
     },
     /// There is no plan to use.
-    #[error("{0}; `triaged provision` builds it")]
+    #[error("{what}", what = remedied(.0))]
     Cache(#[from] PlanError),
     /// A plan is not one of the network that it is for.
     #[error("the plan of {network} does not fit: {why}")]
@@ -142,4 +156,12 @@ fn said(call: &'static str, recorded: Option<String>) -> TensorRtError {
     let said =
         recorded.or_else(callbacks::last_error).unwrap_or_else(|| "TensorRT gave no reason".to_owned());
     TensorRtError::Call { call, said }
+}
+
+/// What is wrong with a plan, and what helps.
+fn remedied(error: &PlanError) -> String {
+    match error {
+        PlanError::Unsafe { .. } => error.to_string(),
+        _ => format!("{error}; `triaged provision` builds it"),
+    }
 }

@@ -3,8 +3,8 @@
 //! Owns: what a plan must take and give, the scratch memory of a lane, the profiles of TensorRT 8. Never does: build a plan, or touch a study's
 //! pixels; ingest, pyramid and masks are [`gpu`](crate::gpu)'s, on the same stream.
 //!
-//! TensorRT allocates an engine's weights itself (about the size of the model); activations lie in a buffer of ours, one a lane, so they count
-//! against the device's limit.
+//! Activations lie in a buffer of ours, one a lane, of the size that the engine asks for. TensorRT allocates an engine's weights itself: the size
+//! of the plan is counted for them. So both count against the device's limit, which all engines share.
 
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,29 +24,25 @@ use crate::zoo::Zoo;
 /// Channels of the features.
 const CHANNELS: usize = 8;
 
-/// The engine on GPU `ordinal`: up to `lanes` callers at once, at most `memory_max` bytes of device memory besides TensorRT's own.
+/// The engine on a device: up to `lanes` callers at once.
 ///
 /// # Errors
-/// [`EngineError::Device`] where there is no GPU, no TensorRT, or no good plan; `triaged provision` builds those.
+/// [`EngineError::Device`] where there is no TensorRT, no good plan (`triaged provision` builds those), or too little memory.
 pub fn open(
     zoo: &Zoo,
-    ordinal: usize,
+    device: &Device,
     lanes: usize,
-    memory_max: u64,
     options: &Options,
 ) -> Result<Box<dyn Backend>, EngineError> {
-    // The device first: no call of TensorRT's makes sense without one.
-    let device = Device::open(ordinal, memory_max).map_err(|error| failed(None, &error.to_string()))?;
-    let fail = |error: TensorRtError| failed(Some(&device), &error.to_string());
+    let fail = |error: TensorRtError| failed(device, &error.to_string());
     let library = Library::find(options.library_dir.as_deref()).map_err(fail)?;
-    let nets = Nets::open(zoo, &device, &library, options).map_err(fail)?;
+    let nets = Nets::open(zoo, device, &library, options).map_err(fail)?;
     let lanes = lanes.min(nets.lanes_max());
     Ok(Box::new(GpuBackend::new(nets, zoo, lanes)?))
 }
 
-fn failed(device: Option<&Device>, what: &str) -> EngineError {
-    let lost = device.is_some_and(Device::is_lost);
-    EngineError::Device { engine: NAME, what: what.to_owned(), lost }
+fn failed(device: &Device, what: &str) -> EngineError {
+    EngineError::Device { engine: NAME, what: what.to_owned(), lost: device.is_lost() }
 }
 
 /// The zoo's two networks as plans.
@@ -142,7 +138,7 @@ impl Nets {
     }
 
     fn failed(&self, what: &str) -> EngineError {
-        failed(Some(&self.device), what)
+        failed(&self.device, what)
     }
 
     fn run(
@@ -229,13 +225,15 @@ impl Networks for Nets {
         // Both networks of a lane run on one stream, one after the other: they share the memory.
         let bytes = self.lungs.engine.memory().max(self.slices.engine.memory());
         let device = |error: kernels::device::DeviceError| self.failed(&error.to_string());
+        // Before any context: what does not fit is refused here, and not inside TensorRT.
+        let scratch = self.device.buffer(bytes.max(1)).map_err(device)?;
         self.device.make_current().map_err(device)?;
         let context =
             |loaded: &Loaded| loaded.engine.context(index).map_err(|error| self.failed(&error.to_string()));
         Ok(Lane {
             lungs: context(&self.lungs)?,
             slices: context(&self.slices)?,
-            scratch: self.device.buffer(bytes.max(1)).map_err(device)?,
+            scratch,
             _profile: profile,
         })
     }

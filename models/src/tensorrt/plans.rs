@@ -5,10 +5,13 @@
 //! A file is its key as text, one line a fact, then the length and SHA-256 of what follows, an empty line, and TensorRT's bytes. A plan of another
 //! TensorRT, another card, another model or other sizes has another key; a damaged one another digest. Both are built anew. Files are replaced
 //! whole: the power may fail at any time.
+//!
+//! A plan is code, and its digest proves no author: one that others than this user and root could have written is not read, wherever it lies.
 
 use std::fmt::{self, Write as _};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -84,6 +87,14 @@ pub enum PlanError {
         /// What is wrong.
         why: String,
     },
+    /// Others could have written it; a plan is code.
+    #[error("{path} {why}: a plan is code, so only this user and root may be able to write it")]
+    Unsafe {
+        /// The file or folder.
+        path: PathBuf,
+        /// Who could.
+        why: String,
+    },
     /// It can't be read or written.
     #[error("{path}: {why}")]
     Io {
@@ -113,11 +124,7 @@ impl Plans {
     /// The plan of a network, if it has this key and is whole.
     pub(super) fn read(&self, network: &str, key: &Key) -> Result<Vec<u8>, PlanError> {
         let path = self.path(network);
-        let bytes = match read_bounded(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(PlanError::Absent { path }),
-            Err(error) => return Err(PlanError::Io { path, why: error.to_string() }),
-            Ok(bytes) => bytes,
-        };
+        let bytes = self.read_own(&path)?;
         let Some(rest) = bytes.strip_prefix(key.0.as_bytes()) else {
             return Err(differing(path, &bytes, key));
         };
@@ -135,7 +142,7 @@ impl Plans {
 
     /// What earlier builds measured, if it is of this library and card. A cache: TensorRT checks it itself, and an unreadable one is none.
     pub(super) fn timings(&self, key: &Key) -> Option<Vec<u8>> {
-        let bytes = read_bounded(&self.timings_path()).ok()?;
+        let bytes = self.read_own(&self.timings_path()).ok()?;
         let rest = bytes.strip_prefix(timings_key(key).as_bytes())?;
         payload(rest).ok().map(<[u8]>::to_vec)
     }
@@ -150,13 +157,61 @@ impl Plans {
         self.dir.join("timings.cache")
     }
 
+    /// Makes the folder, if there is none, and locks it against another program that builds; the lock ends with the file.
+    ///
+    /// # Errors
+    /// [`PlanError::Unsafe`]; [`PlanError::Io`]. `None` if another program has it.
+    pub(super) fn lock(&self) -> Result<Option<File>, PlanError> {
+        let path = self.lock_path();
+        let failed = |error: io::Error| PlanError::Io { path: path.clone(), why: error.to_string() };
+        // Not what a umask of 002 would make of it.
+        DirBuilder::new().recursive(true).mode(0o755).create(&self.dir).map_err(failed)?;
+        self.check_dir()?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(&path);
+        let file = file.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// The file of the lock.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    fn check_dir(&self) -> Result<(), PlanError> {
+        match fs::metadata(&self.dir) {
+            Ok(metadata) => own(&self.dir, &metadata),
+            Err(error) => Err(PlanError::Io { path: self.dir.clone(), why: error.to_string() }),
+        }
+    }
+
+    /// A file that nobody else could have written.
+    fn read_own(&self, path: &Path) -> Result<Vec<u8>, PlanError> {
+        let failed = |error: io::Error| PlanError::Io { path: path.to_path_buf(), why: error.to_string() };
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(PlanError::Absent { path: path.to_path_buf() });
+            }
+            opened => opened.map_err(failed)?,
+        };
+        self.check_dir()?;
+        let metadata = file.metadata().map_err(failed)?;
+        own(path, &metadata)?;
+        read_bounded(file, metadata.len()).map_err(failed)
+    }
+
     /// Writes a file beside the old one, then puts it in its place.
     fn replace(&self, path: &Path, parts: &[&[u8]]) -> Result<(), PlanError> {
         // Two programs may build at once: each has a file of its own.
         let new = path.with_extension(format!("{}.new", std::process::id()));
         let write = || {
-            fs::create_dir_all(&self.dir)?;
-            let mut file = File::create(&new)?;
+            DirBuilder::new().recursive(true).mode(0o755).create(&self.dir)?;
+            // One that is left from a process of the same number is not ours to write into.
+            let _ = fs::remove_file(&new);
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&new)?;
             parts.iter().try_for_each(|part| file.write_all(part))?;
             file.sync_all()?;
             fs::rename(&new, path)?;
@@ -175,15 +230,28 @@ fn timings_key(key: &Key) -> String {
     key.0.lines().take(4).fold(String::new(), |text, line| text + line + "\n")
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
+fn read_bounded(file: File, size: u64) -> io::Result<Vec<u8>> {
     if size > BYTES_MAX {
         return Err(io::Error::other(format!("{size} bytes are more than any plan has ({BYTES_MAX})")));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     file.take(BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Whether only this user and root can write a file or folder.
+fn own(path: &Path, metadata: &Metadata) -> Result<(), PlanError> {
+    // /proc/self belongs to the process's effective user (proc(5)).
+    let us = fs::metadata("/proc/self").map_or(0, |me| me.uid());
+    let unsafe_for = |why: String| Err(PlanError::Unsafe { path: path.to_path_buf(), why });
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    if owner != us && owner != 0 {
+        return unsafe_for(format!("belongs to user {owner}, not to user {us} or root"));
+    }
+    if mode & 0o022 != 0 {
+        return unsafe_for(format!("may be written by others (mode {mode:o}; chmod go-w)"));
+    }
+    Ok(())
 }
 
 /// The first line of the key that a file does not have.
@@ -301,6 +369,45 @@ mod tests {
         }
         fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
         assert!(matches!(plans.read("lungs", &mine), Err(PlanError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_plan_that_others_could_have_written_is_not_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let plans = Plans::new(&dir.path().join("plans"));
+        let mine = key(|_, _| {}, "Orin");
+        plans.write("lungs", &mine, b"plan").unwrap();
+        let path = plans.path("lungs");
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        for (file, mode, good) in [(&path, 0o664, 0o644), (&path, 0o646, 0o600), (&plans.dir, 0o777, 0o755)] {
+            set(file, mode);
+            match plans.read("lungs", &mine) {
+                Err(PlanError::Unsafe { path, why }) => {
+                    assert!(path == *file && why.contains("chmod go-w"), "{path:?} {why}");
+                }
+                result => panic!("{mode:o}: {result:?}"),
+            }
+            set(file, good);
+            assert_eq!(plans.read("lungs", &mine).as_deref(), Ok(&b"plan"[..]));
+        }
+        // Of somebody else: only root can make such a file.
+        if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {
+            let error = plans.read("lungs", &mine).unwrap_err();
+            assert!(error.to_string().contains("belongs to user 12345"), "{error}");
+        } else {
+            println!("skipped: not root, so no file of another user");
+        }
+    }
+
+    #[test]
+    fn the_folder_is_locked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let plans = Plans::new(&dir.path().join("plans"));
+        let first = plans.lock().unwrap();
+        assert!(first.is_some() && plans.lock().unwrap().is_none());
+        drop(first);
+        assert!(plans.lock().unwrap().is_some());
     }
 
     #[test]

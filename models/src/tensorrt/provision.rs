@@ -1,6 +1,6 @@
 //! Makes a box's plans: what is there and good is kept, the rest is built.
 //!
-//! Owns: the decision, the check that a built plan loads. Never does: run a study, or print.
+//! Owns: the decision, the check that a built plan loads, the lock against another program that does the same. Never does: run a study, or print.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,6 +65,8 @@ pub enum Step {
 ///
 /// # Errors
 /// [`TensorRtError`]; plans that were finished before stay.
+///
+/// [`TensorRtError::Busy`] while another program does the same.
 pub fn provision(
     zoo: &Zoo,
     device: &Device,
@@ -72,8 +74,9 @@ pub fn provision(
     options: &Options,
     tell: &mut dyn FnMut(Step),
 ) -> Result<(), TensorRtError> {
-    let runtime = Runtime::new(library, device, options.dla)?;
     let plans = Plans::new(&options.plan_dir);
+    let Some(_lock) = plans.lock()? else { return Err(TensorRtError::Busy { lock: plans.lock_path() }) };
+    let runtime = Runtime::new(library, device, options.dla)?;
     for network in Network::of_zoo(zoo, library)? {
         let (name, key) = (network.name, key(&network, library, device, options));
         // A plan with a good digest that does not load was written by a TensorRT that calls itself the same and is not.
@@ -87,6 +90,8 @@ pub fn provision(
                 tell(Step::Kept { network: name });
                 continue;
             }
+            // Building it anew would hide that somebody else may write here.
+            Err(why @ PlanError::Unsafe { .. }) => return Err(why.into()),
             Err(why) => why,
         };
         let tool = match library.can_build() {
@@ -95,7 +100,7 @@ pub fn provision(
         };
         tell(Step::Building { network: name, why, tool: tool.clone() });
         let start = Instant::now();
-        let built = build(&network, library, options, &plans, &key, tool.as_deref())?;
+        let built = build(&network, (library, device), options, &plans, &key, tool.as_deref())?;
         nets::load(&runtime, name, &built.plan)?;
         plans.write(name, &key, &built.plan)?;
         if let Some(timings) = &built.timings
@@ -123,7 +128,7 @@ pub(super) fn key(network: &Network, library: &Library, device: &Device, options
 
 fn build(
     network: &Network,
-    library: &Arc<Library>,
+    (library, device): (&Arc<Library>, &Device),
     options: &Options,
     plans: &Plans,
     key: &Key,
@@ -133,7 +138,8 @@ fn build(
     match tool {
         None => builder::build(library, &recipe),
         Some(tool) => {
-            let plan = trtexec::build(tool, library, &recipe)?;
+            let kind = (library.abi, library.version().flavour);
+            let plan = trtexec::build(tool, kind, device.ordinal(), &recipe, trtexec::BUILD_MAX)?;
             Ok(Built { plan, timings: None, layers: 0 })
         }
     }

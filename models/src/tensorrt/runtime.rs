@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Arc;
 
-use kernels::device::{Buffer, Device, Stream};
+use kernels::device::{Buffer, Device, Reserved, Stream};
 
 use super::abi::{Dims32, Dims64, FLOAT, INPUT, OUTPUT, Owned, SELECTORS, USER_MANAGED, call};
 use super::callbacks::{Logger, Recorder, forget_errors, last_error};
@@ -37,7 +37,7 @@ impl Runtime {
         let logger = Logger::of(library.abi == Abi::Eleven);
         // SAFETY: the logger lives for ever and has the layout of this version; the number is the library's own.
         let object = unsafe { Owned::new(library, (library.create_runtime)(logger, library.number)) };
-        let object = object.ok_or_else(|| said("createInferRuntime", None))?;
+        let object = object.ok_or_else(|| said("createInferRuntime", None))?.on(device);
         let recorder = Recorder::new(library.abi != Abi::Eight);
         let slots = library.slots;
         // SAFETY: VRuntime::setErrorRecorder(IErrorRecorder*); the recorder outlives the runtime.
@@ -49,11 +49,12 @@ impl Runtime {
         Ok(Arc::new(Self { object, recorder, device: device.clone() }))
     }
 
-    /// Loads a plan.
+    /// Loads a plan, whose bytes are counted as the memory that TensorRT takes for it: weights, and code for the GPU.
     ///
     /// # Errors
-    /// [`TensorRtError::Call`] with TensorRT's own words when it refuses the plan.
+    /// [`TensorRtError::Device`] if they do not fit the device's limit; [`TensorRtError::Call`] with TensorRT's own words when it refuses the plan.
     pub(super) fn engine(self: &Arc<Self>, plan: &[u8]) -> Result<Arc<Engine>, TensorRtError> {
+        let memory = self.device.reserve(plan.len() as u64)?;
         forget_errors();
         self.device.make_current()?;
         let (library, inner) = (&self.object.library, self.object.inner());
@@ -79,7 +80,8 @@ impl Runtime {
             Owned::new(library, raw)
         };
         let object = object.ok_or_else(|| said("deserializeCudaEngine", self.recorder.take()))?;
-        Ok(Arc::new(Engine { object, runtime: self.clone() }))
+        let object = object.on(&self.device);
+        Ok(Arc::new(Engine { object, runtime: self.clone(), _memory: memory }))
     }
 }
 
@@ -97,6 +99,7 @@ pub(super) struct TensorInfo {
 pub(super) struct Engine {
     object: Owned,
     runtime: Arc<Runtime>,
+    _memory: Reserved,
 }
 
 // SAFETY: ICudaEngine's const methods and createExecutionContext may be called from several threads (NvInferRuntime.h, "thread safety").
@@ -181,6 +184,7 @@ impl Engine {
             Owned::new(library, raw)
         };
         let object = object.ok_or_else(|| said("createExecutionContext", self.runtime.recorder.take()))?;
+        let object = object.on(&self.runtime.device);
         let recorder = Recorder::new(library.abi != Abi::Eight);
         // SAFETY: VExecutionContext::setErrorRecorder(IErrorRecorder*); the recorder outlives the context.
         unsafe { call!(object.inner(), library.slots.context_recorder, fn(*mut c_void), recorder.raw()) };

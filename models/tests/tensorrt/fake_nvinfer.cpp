@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -46,6 +47,8 @@ void record(std::string const& line) {
     virtual void name() { unused(#name); }
 
 std::string failing;
+// Bytes that a context needs.
+std::atomic<int64_t> engineMemory{4096};
 
 bool fails(char const* step) {
     std::lock_guard<std::mutex> hold(logLock);
@@ -229,6 +232,8 @@ EXPORT void fake_fail(char const* step) {
     std::lock_guard<std::mutex> hold(logLock);
     failing = step;
 }
+
+EXPORT void fake_memory(int64_t bytes) { engineMemory = bytes; }
 
 EXPORT int32_t getInferLibVersion() { return VERSION; }
 

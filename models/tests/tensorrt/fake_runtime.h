@@ -105,7 +105,7 @@ public:
     U(getNbBindings) U(getBindingIndex) U(getBindingName) U(bindingIsInput) U(getBindingDimensions) U(getBindingDataType)
     U(getMaxBatchSize) U(getNbLayers) U(serialize) U(createExecutionContext) U(getLocation)
     virtual void* createExecutionContextWithoutDeviceMemory() noexcept { return context(); }
-    virtual std::size_t getDeviceMemorySize() const noexcept { return kMemory; }
+    virtual std::size_t getDeviceMemorySize() const noexcept { return static_cast<int64_t>(engineMemory); }
     U(isRefittable) U(getBindingBytesPerComponent) U(getBindingComponentsPerElement) U(getBindingFormat) U(getBindingFormatDesc)
     U(getBindingVectorizedDim) U(getName)
     virtual int32_t getNbOptimizationProfiles() const noexcept { return mPlan.profiles; }
@@ -116,7 +116,7 @@ public:
     U(getPImpl) U(getNbLayers) U(serialize)
     virtual void* createExecutionContext(int32_t strategy) noexcept { return strategy == 2 ? context() : nullptr; }
     U(createExecutionContextWithoutDeviceMemory)
-    virtual std::size_t getDeviceMemorySize() const noexcept { return kMemory; }
+    virtual std::size_t getDeviceMemorySize() const noexcept { return static_cast<int64_t>(engineMemory); }
     U(isRefittable) U(getName)
     virtual int32_t getNbOptimizationProfiles() const noexcept { return mPlan.profiles; }
     U(getProfileTensorValues) U(getEngineCapability) U(setErrorRecorder) U(getErrorRecorder) U(hasImplicitBatchDimension)
@@ -154,12 +154,10 @@ public:
     U(getTensorFormatV2) U(getTensorFormatDescV2) U(getTensorVectorizedDimV2) U(createSerializationConfig) U(serializeWithConfig)
     U(createRefitter) U(getStreamableWeightsSize) U(isDebugTensor) U(setWeightStreamingBudgetV2) U(getWeightStreamingBudgetV2)
     U(getWeightStreamingAutomaticBudget) U(getWeightStreamingScratchMemorySize)
-    virtual int64_t getDeviceMemorySizeV2() const noexcept { return kMemory; }
+    virtual int64_t getDeviceMemorySizeV2() const noexcept { return static_cast<int64_t>(engineMemory); }
 #endif
 
 private:
-    static constexpr int64_t kMemory = 4096;
-
     void* context() {
         if (fails("context")) return mErrors->fail("context");
         return new Public<VExecutionContext>("context", new VExecutionContext(mPlan));
