@@ -139,7 +139,7 @@ impl Device {
         if !unsafe { sys::is_culib_present() } {
             return Err(DeviceError::NoDriver { what: "libcuda.so.1 was not found".into() });
         }
-        match driver!(cuInit(0)) {
+        match patience::apart("cuInit", WAIT_MAX, || driver!(cuInit(0))) {
             Ok(()) => {}
             Err(DeviceError::Driver { code: 100, .. }) => return Ok(0), // CUDA_ERROR_NO_DEVICE
             Err(DeviceError::Driver { what, .. }) => return Err(DeviceError::NoDriver { what }),

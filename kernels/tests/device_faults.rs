@@ -150,7 +150,9 @@ fn a_device_that_no_reset_helps_stays_lost_until_the_next_process() {
         return;
     }
     // The driver says so, or does not return.
-    for (code, why) in [("46", "cuDevicePrimaryCtxReset_v2: "), ("-2", "cuDevicePrimaryCtxReset: the GPU does not answer")] {
+    for (code, why) in
+        [("46", "cuDevicePrimaryCtxReset_v2: "), ("-2", "cuDevicePrimaryCtxReset: the GPU does not answer")]
+    {
         let text = run_test("child_opens_anew", &[("TRIAGED_SHIM_FAIL", &format!("2:{code}"))]);
         for call in ["anew", "again"] {
             let line = text.lines().find(|line| line.starts_with(&format!("{call}: "))).unwrap_or("none");

@@ -125,11 +125,14 @@ impl Setup {
             Err(error) => {
                 found.opened.again = again(&error);
                 for choice in wanted {
-                    found.failed(choice.name(), EngineError::Device {
-                        engine: choice.name(),
-                        what: error.to_string(),
-                        lost: error.is_lost(),
-                    });
+                    found.failed(
+                        choice.name(),
+                        EngineError::Device {
+                            engine: choice.name(),
+                            what: error.to_string(),
+                            lost: error.is_lost(),
+                        },
+                    );
                 }
                 return found;
             }
@@ -144,7 +147,10 @@ impl Setup {
         if device.is_lost() {
             // Whoever passed before has lost it, too.
             for engine in found.opened.engines.drain(..) {
-                found.opened.missing.push((engine.name(), "its GPU was lost while another engine was opened".into()));
+                found
+                    .opened
+                    .missing
+                    .push((engine.name(), "its GPU was lost while another engine was opened".into()));
             }
             found.opened.again = Again::Lost;
         }
@@ -163,8 +169,12 @@ impl Setup {
             return cuda::open(zoo, device, lanes, cuda::Precision::default());
         }
         if after_loss {
-            // The CUDA runtime inside TensorRT does not know that its context is another one.
-            let what = "the GPU was lost, and TensorRT starts once in a process: restart the daemon".to_owned();
+            // The CUDA runtime inside TensorRT does not know that its context is another one. Where there is none, that is what is to be said.
+            let there = tensorrt::Library::find(self.tensorrt.library_dir.as_deref());
+            let what = there.map_or_else(
+                |error| error.to_string(),
+                |_| "the GPU was lost, and TensorRT starts once in a process: restart the daemon".to_owned(),
+            );
             return Err(EngineError::Device { engine: choice.name(), what, lost: false });
         }
         tensorrt::open(zoo, device, lanes, &self.tensorrt)

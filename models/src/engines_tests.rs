@@ -147,7 +147,8 @@ fn the_last_engine_is_never_out() {
 
 /// Engines whose GPU comes only after some tries; `opens` counts them.
 fn looking(first: Vec<Box<dyn Backend>>, again: Again, opens: Arc<AtomicU32>, comes_at: u32) -> Engines {
-    let missing = if again == Again::NotThereYet { vec![("cuda", "no driver".to_owned())] } else { Vec::new() };
+    let missing =
+        if again == Again::NotThereYet { vec![("cuda", "no driver".to_owned())] } else { Vec::new() };
     let reopen = move |cpu: &dyn Backend, lost: bool| {
         assert_eq!((cpu.name(), lost), ("cpu", again != Again::NotThereYet));
         if opens.fetch_add(1, Ordering::SeqCst) + 1 < comes_at {

@@ -44,7 +44,10 @@ fn a_gpu_is_used_when_it_comes_and_when_it_comes_back() {
     let engines = setup.open(&zoo).unwrap();
     assert_eq!(work(&engines), "cpu");
     let (missing, _) = state(&engines, "cuda");
-    assert!(matches!(&missing, EngineState::Missing { why } if why.contains("no CUDA driver") || why.contains("no GPU")), "{missing:?}");
+    assert!(
+        matches!(&missing, EngineState::Missing { why } if why.contains("no CUDA driver") || why.contains("no GPU")),
+        "{missing:?}"
+    );
 
     std::fs::write(&driver, "").unwrap();
     until("the GPU that came is not used", || state(&engines, "cuda").0 == EngineState::Ready);

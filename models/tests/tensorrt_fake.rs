@@ -311,9 +311,15 @@ fn both_engines_count_their_memory_together_and_what_does_not_fit_makes_no_conte
         fake.log();
         fake.memory(MEMORY_MAX as i64 + 1);
         let error = open().err().unwrap().to_string();
-        assert!(error.contains("device memory: ") && error.contains("raise the engine's memory limit"), "{error}");
+        assert!(
+            error.contains("device memory: ") && error.contains("raise the engine's memory limit"),
+            "{error}"
+        );
         let log = fake.log();
-        assert!(log.contains(&"deserialize".to_owned()) && !log.contains(&"delete context".to_owned()), "{log:?}");
+        assert!(
+            log.contains(&"deserialize".to_owned()) && !log.contains(&"delete context".to_owned()),
+            "{log:?}"
+        );
         assert_eq!(device.memory_used(), 0);
 
         // TensorRT's part leaves no room for the other engine, which would fit alone.
@@ -331,7 +337,8 @@ fn both_engines_count_their_memory_together_and_what_does_not_fit_makes_no_conte
         // Weights count, too: the bytes of both plans, and buffers of a lane.
         fake.memory(4096);
         let backend = open().unwrap();
-        let plans = ["lungs", "multitask"].map(|name| fake.options().plan_dir.join(name).with_extension("plan"));
+        let plans =
+            ["lungs", "multitask"].map(|name| fake.options().plan_dir.join(name).with_extension("plan"));
         assert!(plans.iter().all(|plan| plan.exists()) && device.memory_used() >= 4096 + 2 * 512);
         run(&*backend).unwrap();
         drop(backend);
@@ -460,7 +467,11 @@ fn wrong_libraries_are_refused_and_named() {
     fs::remove_file(&path).unwrap();
     // One that needs another one, which is not there: not the same as none.
     let (needed, needs) = (dir.path().join("libneeded.so.7"), dir.path().join("needs.cpp"));
-    fs::write(&needs, "extern \"C\" int needed(); extern \"C\" int getInferLibVersion() { return needed(); }").unwrap();
+    fs::write(
+        &needs,
+        "extern \"C\" int needed(); extern \"C\" int getInferLibVersion() { return needed(); }",
+    )
+    .unwrap();
     fs::write(dir.path().join("needed.cpp"), "extern \"C\" int needed() { return 0; }").unwrap();
     let linked = |source: &Path, to: &Path, with: &[&Path]| {
         let mut gxx = Command::new("g++");
@@ -472,7 +483,8 @@ fn wrong_libraries_are_refused_and_named() {
     }
     fs::remove_file(&needed).unwrap();
     let error = find(dir.path());
-    let expected = format!("{} is there, but {}, which it needs, was not found", path.display(), needed.display());
+    let expected =
+        format!("{} is there, but {}, which it needs, was not found", path.display(), needed.display());
     assert!(error.starts_with(&expected), "{error}");
     fs::remove_file(&path).unwrap();
     // A library of something else.

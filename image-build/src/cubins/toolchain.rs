@@ -117,7 +117,15 @@ pub fn install(root: &Path) -> anyhow::Result<Compilers> {
         std::fs::write(&requirements, lines.join("\n"))?;
         run(
             Command::new(venv.join("bin/python"))
-                .args(["-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"])
+                .args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--no-deps",
+                    "--require-hashes",
+                    "--only-binary=:all:",
+                ])
                 .args(["--no-compile", "--disable-pip-version-check", "--target"])
                 .arg(dir.join(wheels))
                 .arg("--requirement")

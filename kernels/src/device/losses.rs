@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys;
 
@@ -18,8 +18,10 @@ use super::DeviceError;
 use super::error::driver;
 use super::patience::apart;
 
-/// Resets of one GPU in one process: a GPU that is lost more often is broken, or its driver is.
+/// Resets of one GPU within a [`DAY`]: a GPU that is lost more often is broken, or its driver is.
 const RESETS_MAX: u32 = 3;
+/// A daemon runs for months.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What this process knows of a GPU.
 #[derive(Default)]
@@ -28,6 +30,7 @@ struct Record {
     devices: usize,
     lost: Option<String>,
     resets: u32,
+    last_reset: Option<Instant>,
     /// No way back.
     for_good: bool,
 }
@@ -60,7 +63,11 @@ pub(super) fn enter(handle: sys::CUdevice, wait_max: Duration) -> Result<(), Dev
         }
         // Nobody else resets it meanwhile.
         record.devices = 1;
+        if record.last_reset.is_some_and(|at| at.elapsed() >= DAY) {
+            record.resets = 0;
+        }
         record.resets += 1;
+        record.last_reset = Some(Instant::now());
         record.for_good = record.resets > RESETS_MAX;
         if record.for_good {
             record.devices = 0;

@@ -169,7 +169,8 @@ impl Pinned {
         const PORTABLE: u32 = 1; // CU_MEMHOSTALLOC_PORTABLE
         let address = device.apart("cuMemHostAlloc", move || {
             let mut pointer: *mut c_void = std::ptr::null_mut();
-            driver!(cuMemHostAlloc(&mut pointer, bytes.max(1), PORTABLE)).map(|()| pointer.expose_provenance())
+            driver!(cuMemHostAlloc(&mut pointer, bytes.max(1), PORTABLE))
+                .map(|()| pointer.expose_provenance())
         })?;
         let pointer = std::ptr::with_exposed_provenance_mut::<u8>(address);
         // SAFETY: the driver allocated that many bytes there.

@@ -24,11 +24,7 @@ const SLEEP_PART: u32 = 16;
 const SLEEP: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(1)];
 
 /// Asks until the answer is not "not ready". `call` names what is waited for.
-pub(super) fn poll(
-    device: &Device,
-    call: &'static str,
-    ask: impl Fn() -> u32,
-) -> Result<(), DeviceError> {
+pub(super) fn poll(device: &Device, call: &'static str, ask: impl Fn() -> u32) -> Result<(), DeviceError> {
     let start = Instant::now();
     loop {
         let answer = device.with(|| match ask() {

@@ -234,7 +234,8 @@ pub fn convolve_with(
         Some(kernel) => plans.get(kernel),
         None => plans.iter().find(full).or(plans.last()),
     };
-    let (block, strips, grid) = chosen.ok_or_else(|| usage(format!("kernel {kernel:?} of {}", plans.len())))?;
+    let (block, strips, grid) =
+        chosen.ok_or_else(|| usage(format!("kernel {kernel:?} of {}", plans.len())))?;
     let name = format!(
         "convolve_{}_{side}x{side}_{}{}x{}_{}",
         if arithmetic == Arithmetic::Tensor { "tensor" } else { "plain" },

@@ -36,7 +36,8 @@ pub fn plans(part: &mut Part, zoo: &Zoo, gpu: &Device, place: &Place) -> anyhow:
         // A folder that was named must serve.
         Err(error) if place.tensorrt.library_dir.is_some() => return Err(error.into()),
         Err(error) => {
-            return part.row(["".to_owned(), format!("skipped: {error}"), String::new(), String::new()].to_vec());
+            return part
+                .row(["".to_owned(), format!("skipped: {error}"), String::new(), String::new()].to_vec());
         }
     };
     let mut steps = Vec::new();
@@ -53,7 +54,11 @@ pub fn plans(part: &mut Part, zoo: &Zoo, gpu: &Device, place: &Place) -> anyhow:
         let mib = bytes.map_or_else(String::new, |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)));
         part.row(vec![network.to_owned(), what, seconds, mib])?;
     }
-    part.check("TensorRT's plans", built.is_ok(), built.err().map_or_else(|| "built".to_owned(), |e| e.to_string()))
+    part.check(
+        "TensorRT's plans",
+        built.is_ok(),
+        built.err().map_or_else(|| "built".to_owned(), |e| e.to_string()),
+    )
 }
 
 /// The engine `name` with its models loaded, or why it can't work here. It falls to no other.

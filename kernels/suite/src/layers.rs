@@ -87,7 +87,8 @@ fn convolutions(
             // Every kernel, though on a large device only large layers choose the first ones.
             for kernel in 0..layers::kernels(arithmetic, [inputs, outputs]) {
                 for &shape in shapes {
-                    worst = worst.max(convolution(bench, arithmetic, side, [inputs, outputs], shape, kernel)?);
+                    worst =
+                        worst.max(convolution(bench, arithmetic, side, [inputs, outputs], shape, kernel)?);
                     cases += 1;
                 }
             }

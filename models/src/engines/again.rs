@@ -86,10 +86,13 @@ impl Engines {
             info!("the GPU is looked for again, at first after {} s", pauses.first.as_secs());
         }
         let look = move || {
-            let mut looker = Looker { again, reopen, pauses, pause: pauses.first, due: Instant::now() + pauses.first };
+            let mut looker =
+                Looker { again, reopen, pauses, pause: pauses.first, due: Instant::now() + pauses.first };
             // Often enough to find an idle moment.
             let tick = pauses.idle.min(pauses.first);
-            while matches!(stopped.recv_timeout(tick), Err(RecvTimeoutError::Timeout)) && looker.look(&shared) {}
+            while matches!(stopped.recv_timeout(tick), Err(RecvTimeoutError::Timeout)) && looker.look(&shared)
+            {
+            }
         };
         let thread = thread::Builder::new().name("engines".into()).spawn(look);
         match thread {
@@ -129,7 +132,11 @@ impl Looker {
         let cpu = shared.give_up_lost();
         let opened = (self.reopen)(&*cpu.backend, lost);
         self.again = opened.again;
-        self.pause = if opened.engines.is_empty() { (2 * self.pause).min(self.pauses.longest) } else { self.pauses.first };
+        self.pause = if opened.engines.is_empty() {
+            (2 * self.pause).min(self.pauses.longest)
+        } else {
+            self.pauses.first
+        };
         self.due = Instant::now() + self.pause;
         shared.take_in(opened);
         true
@@ -151,7 +158,11 @@ impl Shared {
                     EngineState::Out { why } => why,
                     EngineState::Ready | EngineState::Missing { .. } => "its GPU was lost".to_owned(),
                 };
-                list.missing.push(EngineStatus { detail: String::new(), state: EngineState::Out { why }, ..status });
+                list.missing.push(EngineStatus {
+                    detail: String::new(),
+                    state: EngineState::Out { why },
+                    ..status
+                });
             }
             // Without the lock: a library may take its time.
             drop(list);

@@ -189,9 +189,7 @@ impl<L> Lane<L> {
         let (shape, slot) = ([1, rows, columns], &self.slots[0]);
         networks.lungs(&mut self.networks, &mut self.compute, &slot.planes, shape, &slot.logits)?;
         masks::lungs(&mut self.compute, &slot.logits, shape, threshold, &self.records).map_err(fail)?;
-        self.compute
-            .download_pinned(&slot.logits, 0, &mut self.landed, rows * columns * 4)
-            .map_err(fail)?;
+        self.compute.download_pinned(&slot.logits, 0, &mut self.landed, rows * columns * 4).map_err(fail)?;
         let lungs = self.landed.as_slice()[..rows * columns].to_vec();
         let mut words = [0; RECORD];
         self.compute.download(&self.records, 0, &mut words).map_err(fail)?;

@@ -180,7 +180,12 @@ impl Owned {
     /// # Safety
     /// `object` is null or a public object of `library` that nothing else deletes.
     pub(super) unsafe fn new(library: &Arc<Library>, object: *mut c_void) -> Option<Self> {
-        Some(Self { object: NonNull::new(object)?, delete: shared::DELETE, library: library.clone(), device: None })
+        Some(Self {
+            object: NonNull::new(object)?,
+            delete: shared::DELETE,
+            library: library.clone(),
+            device: None,
+        })
     }
 
     /// An ONNX parser, which has no `mImpl` and its destructor elsewhere.

@@ -135,7 +135,9 @@ impl Library {
             };
             match Self::open(&path, &parser) {
                 // The loader knows no such file; one that is there but broken, or lacks another one, is told.
-                Err(TensorRtError::Open { why, .. }) if dir.is_none() && lacks(&why).as_deref() == Some(name) => {
+                Err(TensorRtError::Open { why, .. })
+                    if dir.is_none() && lacks(&why).as_deref() == Some(name) =>
+                {
                     tried.push(name);
                 }
                 Err(TensorRtError::Open { path, why }) => {
@@ -284,12 +286,18 @@ mod tests {
     #[test]
     fn a_missing_file_is_told_by_its_name() {
         for (why, file) in [
-            ("libnvinfer.so.10: cannot open shared object file: No such file or directory", Some("libnvinfer.so.10")),
+            (
+                "libnvinfer.so.10: cannot open shared object file: No such file or directory",
+                Some("libnvinfer.so.10"),
+            ),
             (
                 "libcudart.so.12: cannot open shared object file: No such file or directory",
                 Some("libcudart.so.12"),
             ),
-            ("dlopen failed: libx.so: cannot open shared object file: No such file or directory", Some("libx.so")),
+            (
+                "dlopen failed: libx.so: cannot open shared object file: No such file or directory",
+                Some("libx.so"),
+            ),
             ("/x/libnvinfer.so.10: file too short", None),
         ] {
             assert_eq!(lacks(why).as_deref(), file);

@@ -46,7 +46,9 @@ pub enum TensorRtError {
         place: String,
     },
     /// A library is there, but not what it needs.
-    #[error("{path} is there, but {missing}, which it needs, was not found: install it, or add its folder to the loader's path (ldconfig)")]
+    #[error(
+        "{path} is there, but {missing}, which it needs, was not found: install it, or add its folder to the loader's path (ldconfig)"
+    )]
     Dependency {
         /// The library.
         path: PathBuf,

@@ -230,12 +230,7 @@ impl Networks for Nets {
         self.device.make_current().map_err(device)?;
         let context =
             |loaded: &Loaded| loaded.engine.context(index).map_err(|error| self.failed(&error.to_string()));
-        Ok(Lane {
-            lungs: context(&self.lungs)?,
-            slices: context(&self.slices)?,
-            scratch,
-            _profile: profile,
-        })
+        Ok(Lane { lungs: context(&self.lungs)?, slices: context(&self.slices)?, scratch, _profile: profile })
     }
 
     fn lungs(

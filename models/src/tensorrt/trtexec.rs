@@ -58,7 +58,10 @@ pub(super) fn build(
             Some(status) => Err(failed(format!("{status}: {}", last_words(&said)))),
             None => {
                 let minutes = max.as_secs_f64() / 60.0;
-                Err(failed(format!("killed, because it did not end within {minutes:.1} minutes: {}", last_words(&said))))
+                Err(failed(format!(
+                    "killed, because it did not end within {minutes:.1} minutes: {}",
+                    last_words(&said)
+                )))
             }
         }
     };
@@ -166,9 +169,13 @@ mod tests {
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
         let start = Instant::now();
         let recipe = Recipe { name: "killed", ..recipe() };
-        let error = build(&tool, (Abi::Ten, Flavour::Full), 3, &recipe, Duration::from_millis(600)).unwrap_err();
+        let error =
+            build(&tool, (Abi::Ten, Flavour::Full), 3, &recipe, Duration::from_millis(600)).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("killed, because it did not end within 0.0 minutes") && text.contains("device "), "{text}");
+        assert!(
+            text.contains("killed, because it did not end within 0.0 minutes") && text.contains("device "),
+            "{text}"
+        );
         assert!(start.elapsed() < Duration::from_secs(60));
     }
 
