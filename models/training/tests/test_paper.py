@@ -57,6 +57,13 @@ def test_groups(dataset):
     assert list(paper.groups_of(dataset, "unet2d")) == ["positive with mask"]
 
 
+def test_the_test_set_is_never_trained_on(tmp_path):
+    dataset = layout.made_up(str(tmp_path), series=6)
+    dataset.write_subset("mosmed-test", ["made-up-0", "made-up-1", "made-up-2"])
+    groups = paper.groups_of(dataset, "multitask-spatial-1")
+    assert sum(groups.values(), []) == ["made-up-3", "made-up-5", "made-up-4"]
+
+
 def test_half_of_the_series_have_a_mask(copies):
     share = collections.Counter()
     for batch in batches(copies, "multitask-spatial-1", 60):

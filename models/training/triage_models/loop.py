@@ -91,7 +91,7 @@ class Run:
         self.net = recipe.net.to(device)
         self.optimizer = recipe.optimizer(self.net.parameters())
         self.precision = Precision(device, mixed)
-        self.done, self.best, self.losses = 0, None, []
+        self.done, self.best, self.losses, self.figures = 0, None, [], {}
         self.last = os.path.join(out, "last.pt")
         if resume and os.path.exists(self.last):
             self.load()
@@ -105,11 +105,11 @@ class Run:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
-        self.done, self.best, self.losses = state["done"], state["best"], state["losses"]
+        self.done, self.best, self.losses, self.figures = (state[key] for key in ("done", "best", "losses", "figures"))
 
     def checkpoint(self):
         state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.precision.scaler.state_dict()}
-        save(self.last, dict(state, done=self.done, best=self.best, losses=self.losses, seed=self.seed))
+        save(self.last, dict(state, done=self.done, best=self.best, losses=self.losses, figures=self.figures, seed=self.seed))
 
     def step(self):
         """One step: its losses as numbers."""
@@ -137,6 +137,7 @@ class Run:
                 figures.update(self.recipe.validate(self.net))
             for key, value in figures.items():
                 log.add_scalar(f"validation/{key}", value, self.done)
+        self.figures = figures
         value = figures.get(self.recipe.better)
         if value is not None and (self.best is None or value >= self.best):
             self.best = value

@@ -33,6 +33,8 @@ IDENTIFICATION_WEIGHT = 0.1
 VALIDATION_SERIES = 30
 # Sources whose lung masks are a truth to train the lung net on; MedSeg's are held out.
 LUNG_SOURCES = ("nsclc-radiomics", "luna16")
+# Never trained on, even where it was prepared into the same folder.
+TEST_SET = "mosmed-test"
 SLICES_AT_ONCE = 8
 
 
@@ -77,10 +79,10 @@ def net_of(method):
 
 def groups_of(dataset, method):
     """{group: ids} of a method. Negatives of unet2d-plus are those of NSCLC-Radiomics alone."""
-    groups = {NEGATIVE: [], WEAK: [], MASKED: []}
+    groups, held_out = {NEGATIVE: [], WEAK: [], MASKED: []}, set(dataset.subset(TEST_SET))
     for id_ in dataset.ids:
         label = dataset.label(id_)
-        if label is not None:
+        if label is not None and id_ not in held_out:
             groups[(MASKED if dataset.raters(id_) else WEAK) if label else NEGATIVE].append(id_)
     if method == "unet2d-plus":
         groups[NEGATIVE] = [i for i in groups[NEGATIVE] if i in set(dataset.subset("nsclc-radiomics"))]

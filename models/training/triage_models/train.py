@@ -2,7 +2,7 @@
 
 Owns the command line. DIR is either a data set in the paper's layout, as `triage_models.prepare` writes it, and then the method is trained by
 the paper's recipe (`paper`); or the demonstration's files (`data`), and then by that of the shipped weights (`demo_lungs`,
-`demo_lesions`). A run that was interrupted goes on with `--resume`. `--quick` trains a small part for a minute on a
+`demo_lesions`). A run that was interrupted goes on with `--resume`. A finished one leaves OUT/METHOD, a folder of the zoo's format. `--quick` trains a small part for a minute on a
 processor, on made-up volumes unless `--data` is given, and fails if the loss does not fall.
 """
 
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import torch
 
-from . import demo_lesions, demo_lungs, from_zoo, loop, paper
+from . import demo_lesions, demo_lungs, export, from_zoo, loop, paper
 
 # Of a quick run the mean loss of the last quarter must be below this share of the first quarter's.
 QUICK_FALL = 0.9
@@ -56,6 +56,25 @@ def check_fall(losses):
         raise loop.TrainingError(f"the loss did not fall: {first:.4f} at first, {last:.4f} at last")
 
 
+def write_folder(args, figures):
+    """OUT/METHOD as a zoo folder, of the best weights: what `triaged evaluate --weights OUT` takes."""
+    best = os.path.join(args.out, "best.pt")
+    path = best if os.path.exists(best) else os.path.join(args.out, "weights.pt")
+    net = paper.net_of(args.method)
+    net.load_state_dict(torch.load(path))
+    demonstration = is_demonstration(args.data)
+    card = {
+        "version": f"seed-{args.seed}",
+        "licence": "not stated: that of the training data binds",
+        "data": {
+            "training": f"{'the demonstration' if demonstration else 'the paper'}'s recipe on {os.path.basename(os.path.abspath(args.data))}, seed {args.seed}"
+        },
+        "quality": {**figures, "how": f"on the run's own validation series; weights: {os.path.basename(path)}"},
+        "not_measured": {"all": "Everything but the figures above."},
+    }
+    export.write(os.path.join(args.out, args.method), args.method, net.eval(), card)
+
+
 def start_from(net, path):
     """Weights of a run, or of the zoo; the 2-D U-Net takes those of a multitask net's backbone and lesion head too."""
     if path.endswith(".onnx"):
@@ -95,6 +114,8 @@ def main():
         losses = run.go()
         if args.quick:
             check_fall(losses)
+        else:
+            write_folder(args, run.figures)
     except loop.TrainingError as error:
         sys.exit(f"train: {error}")
 
