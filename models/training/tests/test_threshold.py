@@ -23,8 +23,8 @@ def test_ground_glass_is_found_and_a_vessel_is_not():
     assert not threshold.lesions(hu, np.zeros_like(lungs)).any(), "only inside the lungs"
 
 
-def test_bounds_of_density_are_inclusive():
-    for hu_inside, want in ((-700, True), (-701, False), (300, True), (301, False)):
+def test_the_bound_itself_is_dense_and_so_is_bone():
+    for hu_inside, want in ((-700, True), (-701, False), (300, True), (900, True)):
         hu, lungs = chest()
         hu[20:60, 20:60] = hu_inside
         assert threshold.lesions(hu, lungs)[40, 40] == want, hu_inside

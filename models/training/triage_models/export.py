@@ -242,7 +242,7 @@ METHODS = {
     "multitask-latent": ("multitask", "Multitask-Latent, Goncharov et al. 2020"),
 }
 METHODS.update({f"multitask-spatial-{n}": ("multitask", f"Multitask-Spatial-{n}, Goncharov et al. 2020") for n in range(1, 8)})
-PATCH = {"size": 160}
+PATCH = {"size": [160, 160, 160]}
 
 
 def thresholds(task):
