@@ -203,6 +203,23 @@ def test_every_kind_of_method_takes_a_step(tmp_path, method):
     assert os.path.exists(tmp_path / "run" / "weights.pt")
 
 
+def test_a_finished_run_is_a_folder_of_the_zoos_format(dataset, tmp_path, monkeypatch):
+    from triage_models import train
+    from triage_models.interpret import Interpreter
+
+    command = ["train", "unet2d", "--data", dataset.root, "--out", str(tmp_path), "--steps", "2", "--batch", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    train.main()
+    card = (tmp_path / "unet2d" / "card.toml").read_text()
+    assert "the paper's recipe" in card and 'task = "lesions"' in card
+    (logits,) = Interpreter(str(tmp_path / "unet2d" / "model.onnx"))(torch.zeros(1, 1, 9, 12))
+    assert logits.shape == (1, 1, 9, 12)
+    with pytest.raises(SystemExit, match="give --resume"):
+        train.main()
+    monkeypatch.setattr(sys, "argv", command + ["--resume"])
+    train.main()
+
+
 @pytest.mark.parametrize("method", ["unet2d-plus", "multitask-spatial-1"])
 def test_quick_run_shows_a_falling_loss(tmp_path, method):
     command = [sys.executable, "-m", "triage_models.train", method, "--quick", "--threads", "1", "--out", str(tmp_path)]

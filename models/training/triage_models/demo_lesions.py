@@ -15,7 +15,7 @@ from .demo_lungs import dice, falling
 from .loop import Recipe
 from .nets import LungNet, MultitaskSpatial
 
-# Rows and columns of a batch's canvas, drawn evenly: odd sizes for the reason given in `train_lungs`.
+# Rows and columns of a batch's canvas, drawn evenly: odd sizes for the reason given in `demo_lungs`.
 ROWS, COLUMNS = (96, 150), (128, 184)
 # Of each source: chance in a batch, weight in the loss, and weight of a diseased voxel against a healthy one.
 # The last is over 1 where the truth is a reader's opinion, so that the best Dice comes near the paper's threshold, 0.2,
