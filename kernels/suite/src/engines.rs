@@ -5,7 +5,9 @@
 use engine::tensorrt::{self, Library, Options, Step};
 use engine::{Analysis, Analyzer, Choice, EngineState, LabelVolume, Setup, Zoo};
 
+use anyhow::Context;
 use kernels::device::Device;
+use study::Sides;
 
 use crate::part::Part;
 use crate::volume::{Volume, threads};
@@ -139,8 +141,10 @@ fn compare(
     got: &Analysis,
     expected: &Analysis,
 ) -> anyhow::Result<()> {
-    let probability = f64::from(got.probability - expected.probability).abs();
-    let sides = [(got.severity.left, expected.severity.left), (got.severity.right, expected.severity.right)];
+    let [(got_probability, got_severity), (expected_probability, expected_severity)] =
+        [numbers(got)?, numbers(expected)?];
+    let probability = f64::from(got_probability - expected_probability).abs();
+    let sides = [(got_severity.left, expected_severity.left), (got_severity.right, expected_severity.right)];
     let severity = sides.iter().map(|(a, b)| 100.0 * (a - b).abs()).fold(0.0, f64::max);
     let lesions = dice(&got.labels, &expected.labels, LabelVolume::LESION);
     let lungs = dice(&got.labels, &expected.labels, LabelVolume::LUNGS);
@@ -149,8 +153,8 @@ fn compare(
     part.row(vec![
         name.to_owned(),
         shape.clone(),
-        format!("{:.4}", got.probability),
-        format!("{:.4}", expected.probability),
+        format!("{got_probability:.4}"),
+        format!("{expected_probability:.4}"),
         format!("{severity:.3}"),
         format!("{lesions:.5}"),
         format!("{lungs:.5}"),
@@ -165,6 +169,12 @@ fn compare(
         right && same,
         format!("by {}: probability off by {probability:.1e}, severity by {severity:.1e} points, Dice {lesions:.5}", got.engine),
     )
+}
+
+/// Identification probability and severity, which the default method has both.
+pub fn numbers(of: &Analysis) -> anyhow::Result<(f32, Sides<f64>)> {
+    let lesions = of.lesions.as_ref().context("the method finds no lesions")?;
+    Ok((of.probability.context("the method gives no probability")?, lesions.fraction))
 }
 
 /// Overlap of the voxels with any of `bits`; 1 when neither has one.

@@ -69,7 +69,8 @@ fn time(
         values[values.len() / 2]
     };
     let (_, _, last) = &all[0];
-    let severity = 100.0 * last.severity.left.max(last.severity.right);
+    let (probability, severity) = engines::numbers(last)?;
+    let severity = 100.0 * severity.left.max(severity.right);
     let whole = median(&|round| round.1);
     let ms = |value: f64| format!("{value:.1}");
     let engine =
@@ -83,13 +84,13 @@ fn time(
         ms(median(&|round| round.2.timings.split_ms)),
         ms(median(&|round| round.2.timings.finish_ms)),
         ms(whole),
-        format!("{:.4}", last.probability),
+        format!("{probability:.4}"),
         format!("{severity:.2}"),
     ])?;
     if last.engine == name {
         let key = format!("study_{}_{name}", study.shape[0]);
         part.figure(format!("{key}_s"), whole / 1e3)?;
-        part.figure(format!("{key}_probability"), f64::from(last.probability))?;
+        part.figure(format!("{key}_probability"), f64::from(probability))?;
         part.figure(format!("{key}_severity_percent"), severity)?;
     }
     Ok(())
