@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from triage_models import augment, data, demo_lesions, demo_lungs, train, train_identification
+from triage_models import augment, cards, data, demo_lesions, demo_lungs, export, paper, release, train, train_identification
 
 
 def chest(rng, size):
@@ -162,3 +162,23 @@ def test_the_demonstrations_nets_train_a_step(root, tmp_path, monkeypatch):
 def test_methods_that_the_demonstrations_data_cannot_train(root, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="no volumes with a diagnosis"):
         run(train, monkeypatch, "resnet50", "--data", root, "--out", tmp_path)
+
+
+def test_release_writes_what_it_measures(root, tmp_path):
+    torch.manual_seed(0)
+    torch.save(paper.net_of("unet2d").state_dict(), tmp_path / "weights.pt")
+    figures = release.release("unet2d", str(tmp_path / "weights.pt"), root, str(tmp_path), {"steps": "none"})
+    assert 0 <= figures["lesion_doctor_test_mean_dice_0_2"] <= 1
+    card = (tmp_path / "unet2d" / "card.toml").read_text()
+    assert f"lesion_doctor_test_mean_dice_0_2 = {figures['lesion_doctor_test_mean_dice_0_2']}" in card and 'steps = "none"' in card
+
+
+def test_every_method_has_a_card_or_no_folder(tmp_path):
+    shipped = os.path.join(os.path.dirname(__file__), "..", "..", "zoo")
+    for method in cards.WITHOUT_WEIGHTS:
+        release.release_untrained(method, str(tmp_path))
+        written = (tmp_path / method / "card.toml").read_text()
+        with open(os.path.join(shipped, method, "card.toml"), encoding="utf-8") as file:
+            assert file.read() == written, "the zoo's card is not what release writes"
+    assert not set(cards.DATA) & set(cards.WITHOUT_WEIGHTS)
+    assert set(cards.DATA) | set(cards.WITHOUT_WEIGHTS) <= set(export.METHODS) and set(cards.DATA) == set(cards.NOT_MEASURED)

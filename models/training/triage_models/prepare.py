@@ -29,7 +29,7 @@ SUFFIX = ".nii.gz"
 LUNA_LUNGS = (3, 4)  # 5 is the trachea.
 TEST_GROUPS = ("covid", "bacterial_pneumonia", "nodules", "normal")
 # What a single case may fail with; anything else is a fault of this program.
-FAULTS = (LayoutError, OSError, ValueError, KeyError, AttributeError, EOFError)
+FAULTS = (LayoutError, OSError, ValueError, KeyError, AttributeError, EOFError, RuntimeError)
 
 
 def stem(path):
