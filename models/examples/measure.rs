@@ -62,8 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("a slice of the box: multitask {:.1} ms with {threads} threads", timings.multitask_ms / in_box);
     println!("{timings:?}");
     println!(
-        "probability {}, severity {:?}, lungs {:?} ml",
-        analysis.probability, analysis.severity, analysis.lung_volume_ml
+        "probability {:?}, lesions {:?}, lungs {:?} ml",
+        analysis.probability, analysis.lesions, analysis.lung_volume_ml
     );
     Ok(())
 }
