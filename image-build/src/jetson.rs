@@ -46,8 +46,8 @@ pub enum Command {
         board: String,
         #[command(flatten)]
         keys: Keys,
-        #[arg(long, default_value = "debian")]
-        rust: daemon::Rust,
+        #[command(flatten)]
+        program: Program,
     },
     /// An update: NVIDIA's rootfs, with the overlay in it, as a signed RAUC bundle. As root.
     #[command(name = "jetson-bundle")]
@@ -65,12 +65,32 @@ pub enum Command {
     /// The overlay on Debian 11 in QEMU: C-ECHO from outside, an update by RAUC, a refused one. As root; no CI run has it.
     #[command(name = "jetson-test")]
     Test {
-        #[arg(long, default_value = "debian")]
-        rust: daemon::Rust,
-        /// Seconds until the box must answer.
-        #[arg(long, default_value_t = 300)]
+        #[command(flatten)]
+        program: Program,
+        /// Seconds until the box must answer, and again until it must have taken the update: no computer is slower than an emulated one.
+        #[arg(long, default_value_t = 900)]
         wait_s: u64,
     },
+}
+
+/// Which daemon.
+#[derive(clap::Args, Clone)]
+pub struct Program {
+    /// As for jetson-daemon.
+    #[arg(long, default_value = "debian")]
+    rust: daemon::Rust,
+    /// One that jetson-daemon made before, instead of building it.
+    #[arg(long, value_name = "FILE", conflicts_with = "rust")]
+    daemon: Option<PathBuf>,
+}
+
+impl Program {
+    fn get(&self) -> anyhow::Result<PathBuf> {
+        match &self.daemon {
+            Some(path) => daemon::check(path).map(|()| path.clone()),
+            None => daemon::build(self.rust),
+        }
+    }
 }
 
 /// Where signatures come from.
@@ -89,16 +109,16 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", daemon.display());
             Ok(())
         }
-        Command::Overlay { board, keys, rust } => {
+        Command::Overlay { board, keys, program } => {
             let board = Board::find(&board)?;
-            let made = overlay::archive(&board, &daemon::build(rust)?, &keys)?;
+            let made = overlay::archive(&board, &program.get()?, &keys)?;
             println!("{}", made.display());
             Ok(())
         }
         Command::Bundle { board, rootfs, keys, out } => {
             bundle::of_rootfs(&Board::find(&board)?, &rootfs, &keys, &out)
         }
-        Command::Test { rust, wait_s } => vm::test(&daemon::build(rust)?, wait_s),
+        Command::Test { program, wait_s } => vm::test(&program.get()?, wait_s),
     }
 }
 
@@ -153,7 +173,8 @@ fn source(path: &str) -> PathBuf {
 fn work() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join("jetson")
+    // Without "..": systemctl --root takes none.
+    target.canonicalize().unwrap_or(target).join("jetson")
 }
 
 /// Runs a program to its end. `hint` is what to install where there is none.
@@ -169,6 +190,9 @@ fn execute(
 
 fn finish(process: &mut Process, hint: &str) -> anyhow::Result<()> {
     let name = process.get_program().to_string_lossy().into_owned();
+    // Where Debian has depmod and mkfs, which not every shell looks through.
+    let path = std::env::var("PATH").unwrap_or_default();
+    process.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     let status = match process.status() {
         Ok(status) => status,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("no {name}: install {hint}"),

@@ -132,7 +132,7 @@ fn quoted(path: &Path) -> anyhow::Result<String> {
 }
 
 /// A program for arm64 that asks for no newer glibc than any board has.
-fn check(program: &Path) -> anyhow::Result<()> {
+pub fn check(program: &Path) -> anyhow::Result<()> {
     let file = std::fs::read(program).with_context(|| program.display().to_string())?;
     ensure!(elf::number(&file, 18, 2)? == AARCH64, "{} is not for arm64", program.display());
     let needs = needs(&file)?;

@@ -17,7 +17,7 @@ pub fn image(board: &Board, bundle: &Path, keys: &Path, dir: &Path) -> anyhow::R
     let content = fs::read(bundle)?;
     let digest: String = sha2::Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
     let text = format!(
-        "version = \"{NEXT}\"\ncommit = \"test\"\n\n[[file]]\nboard = \"{board}\"\npath = \"{board}/{name}\"\nbytes = {}\nsha256 = \"{digest}\"\n",
+        "version = \"{NEXT}\"\ncommit = \"unknown\"\n\n[[file]]\nboard = \"{board}\"\npath = \"{board}/{name}\"\nbytes = {}\nsha256 = \"{digest}\"\n",
         content.len(),
         board = board.name,
     );

@@ -30,7 +30,23 @@ pub fn library() -> anyhow::Result<PathBuf> {
     let dir = work().join("debian-11-arm64");
     let include = "--include=libc6-dev,libgcc-s1,rauc,rauc-service";
     made(&dir, &["--variant=extract", "--architectures=arm64", include], LIBRARY_SUITE, &[LIBRARY_SUITE])?;
+    relink(&dir.join("usr/lib/aarch64-linux-gnu"))?;
     Ok(dir)
+}
+
+/// Links like `libdl.so` → `/lib/aarch64-linux-gnu/libdl.so.2` lead out of the folder; the linker would silently take the compiler's own,
+/// newer library instead, in which these are empty.
+fn relink(libraries: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(libraries).with_context(|| libraries.display().to_string())? {
+        let link = entry?.path();
+        let Ok(target) = std::fs::read_link(&link) else { continue };
+        let Some(name) = target.file_name().filter(|_| target.is_absolute()) else { continue };
+        if libraries.join(name).exists() {
+            std::fs::remove_file(&link)?;
+            std::os::unix::fs::symlink(name, &link)?;
+        }
+    }
+    Ok(())
 }
 
 /// A Debian of `suites` in `dir`, unless it is there. Half a one is never taken for a whole one.

@@ -81,7 +81,6 @@ fn machine(board: &Board, daemon: &Path, keys: &Path, rootfs: &Path) -> anyhow::
     for name in ["passwd", "group"] {
         fs::copy(rootfs.join(format!("usr/share/base-passwd/{name}.master")), rootfs.join("etc").join(name))?;
     }
-    std::os::unix::fs::symlink("dash", rootfs.join("usr/bin/sh"))?;
     fs::write(rootfs.join("etc/machine-id"), "")?;
 
     overlay::rootfs(board, daemon, keys, rootfs)?;
@@ -94,6 +93,10 @@ fn machine(board: &Board, daemon: &Path, keys: &Path, rootfs: &Path) -> anyhow::
     // systemd's own tools work on a folder; what they run of it is nothing.
     execute("systemd-sysusers", "systemd", [format!("--root={name}")])?;
     execute("systemctl", "systemd", [format!("--root={name}"), "preset-all".into(), "--quiet".into()])?;
+    // Nothing is to be brought up to date at the first boot: rebuilding tables takes an emulated machine minutes.
+    for stamp in ["etc/.updated", "var/.updated"] {
+        fs::write(rootfs.join(stamp), "")?;
+    }
     execute(
         "systemctl",
         "systemd",
@@ -115,8 +118,11 @@ fn kernel(rootfs: &Path) -> anyhow::Result<PathBuf> {
 fn archive(rootfs: &Path, initrd: &Path) -> anyhow::Result<()> {
     let mut prune: Vec<PathBuf> =
         ["doc", "locale", "man", "i18n", "zoneinfo"].map(|name| rootfs.join("usr/share").join(name)).into();
+    let mut releases = Vec::new();
     for modules in fs::read_dir(rootfs.join("usr/lib/modules"))? {
-        for driver in fs::read_dir(modules?.path().join("kernel/drivers"))? {
+        let modules = modules?;
+        releases.push(modules.file_name());
+        for driver in fs::read_dir(modules.path().join("kernel/drivers"))? {
             let path = driver?.path();
             if !DRIVERS.iter().any(|name| path.ends_with(name)) {
                 prune.push(path);
@@ -127,6 +133,9 @@ fn archive(rootfs: &Path, initrd: &Path) -> anyhow::Result<()> {
         if path.is_dir() {
             fs::remove_dir_all(&path)?;
         }
+    }
+    for release in &releases {
+        execute("depmod", "kmod", ["-b".as_ref(), rootfs.as_os_str(), release.as_os_str()])?;
     }
     let script = "cd \"$1\" && find . -path ./boot/'*' -prune -o -print0 | cpio --null --create --format=newc --quiet >\"$2\"";
     execute(
@@ -204,7 +213,7 @@ impl Vm {
             "-no-reboot",
         ]);
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        qemu.args(["-append", "console=ttyAMA0 rdinit=/usr/lib/systemd/systemd rauc.slot=A panic=10 systemd.journald.forward_to_console=1"]);
+        qemu.args(["-append", "console=ttyAMA0 rdinit=/usr/lib/systemd/systemd rauc.slot=A panic=10 systemd.show_status=no systemd.journald.forward_to_console=1"]);
         for (id, file, read_only) in [("disk", disk, "off"), ("stick", stick, "on")] {
             qemu.arg("-drive")
                 .arg(format!("file={},if=none,id={id},format=raw,readonly={read_only}", file.display()));
@@ -214,7 +223,7 @@ impl Vm {
             "-netdev",
             &format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-:11112"),
             "-device",
-            "virtio-net-pci,netdev=net",
+            "virtio-net-pci,netdev=net,romfile=",
         ]);
         qemu.arg("-serial").arg(format!("file:{}", log.display())).stdin(Stdio::null());
         let qemu = qemu.spawn().context("no qemu-system-aarch64: install qemu-system-arm")?;
