@@ -66,7 +66,7 @@ PICTURES = (
 )
 START = (
     " Not the paper's recipe: not from random weights but from backbone and lesion head of multitask-spatial-1, which saw healthy slices too, "
-    "and 220 steps or fewer instead of 15 000 (`steps` under quality)."
+    "and a few hundred steps instead of 15 000 (`steps` under quality)."
 )
 HELD_OUT = "lesion_doctor_test.npz, 48 slices: never trained on, and no checkpoint was picked by it."
 UNET2D_DATA = {
