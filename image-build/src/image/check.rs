@@ -133,7 +133,10 @@ fn commission(bench: &Bench<'_>, machine: &mut Machine, hospital: &Hospital) -> 
     let stick = bench.stick(&contents, &bench.keys, "site")?;
     let mut running = machine.start(Some(&stick))?;
     let at = running.wait("The box restarts now", 0, PATIENCE)?;
-    bench.tell(&format!("first boot: site settings from the stick after {} s (emulated)", running.since.elapsed().as_secs()));
+    bench.tell(&format!(
+        "first boot: site settings from the stick after {} s (emulated)",
+        running.since.elapsed().as_secs()
+    ));
     let restarted = Instant::now();
     good(bench, &mut running, FIRST, at)?;
     bench.tell(&format!(

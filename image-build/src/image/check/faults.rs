@@ -51,7 +51,10 @@ fn self_test(bench: &Bench<'_>) -> anyhow::Result<()> {
     let starts = ["Finished triaged-doctor.service", "Failed to start triaged-doctor.service"];
     let (which, _) = running.wait_any(&starts, 0, 2 * PATIENCE)?;
     ensure!(which == 0, "the self-test failed; {}", running.serial.display());
-    bench.tell(&format!("whole self-test passed, {} s after power-on (emulated)", running.since.elapsed().as_secs()));
+    bench.tell(&format!(
+        "whole self-test passed, {} s after power-on (emulated)",
+        running.since.elapsed().as_secs()
+    ));
     running.cut()
 }
 
