@@ -114,3 +114,8 @@ pub fn site_toml(state_dir: &Path) -> PathBuf {
 pub fn incoming(state_dir: &Path) -> PathBuf {
     state_dir.join("triaged-update/incoming")
 }
+
+/// Which update was installed last: the SHA-256 of its manifest. If another version runs afterwards, it was tried and went back.
+pub fn tried(state_dir: &Path) -> PathBuf {
+    state_dir.join("triaged-update/tried")
+}

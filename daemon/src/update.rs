@@ -132,7 +132,12 @@ impl Turn<'_> {
                 "installing",
                 &with("Every file is copied and checked; installing. The stick may be pulled.".to_owned()),
             );
+            let tried = files::prepare(&layout::tried(self.state_dir), update.hash.as_bytes(), 0o644)?;
             install(self.installer, incoming, &update.manifest.version.to_string())?;
+            // It is installed, whatever becomes of the note.
+            if let Err(error) = tried.commit() {
+                log::warn!("{error:#}");
+            }
         }
         if let Some(site) = site {
             site.commit()?;

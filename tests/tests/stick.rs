@@ -288,6 +288,30 @@ fn a_stick_that_is_pulled_while_the_box_waits_changes_nothing() {
 }
 
 #[test]
+fn an_update_that_went_back_is_not_tried_again_from_the_same_stick() {
+    let test_box = TestBox::default();
+    let stick = Stick::default();
+    stick.update(Board::X86_64, "1.1.0", &test_box.update_key, |_| {});
+    assert_eq!(test_box.plug(stick.dir.path()).0, RESTART);
+    // It did not come up: 1.0.0 runs again, and the stick is still in.
+    fs::remove_dir_all(test_box.path("installed")).unwrap();
+    let (code, said) = test_box.plug(stick.dir.path());
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("Version 1.1.0 of this stick was tried, and the box went back to 1.0.0"), "{said}");
+    assert!(!test_box.path("installed").exists());
+    // What was put right is another update.
+    stick.update(Board::X86_64, "1.1.0", &test_box.update_key, |manifest| manifest.commit = "0123abd".into());
+    assert_eq!(test_box.plug(stick.dir.path()).0, RESTART);
+    // One that could not be installed may be tried again.
+    let other = TestBox::default();
+    other.installer("exit 1");
+    stick.update(Board::X86_64, "1.1.0", &other.update_key, |_| {});
+    assert_eq!(other.plug(stick.dir.path()).0, 1);
+    other.installer("true");
+    assert_eq!(other.plug(stick.dir.path()).0, RESTART);
+}
+
+#[test]
 fn what_a_power_cut_left_behind_is_not_installed() {
     let test_box = TestBox::default();
     test_box.put("var/lib/triaged-update/incoming/half.root", b"half of something");

@@ -12,6 +12,7 @@
 //! | 3 | no GPU, or its driver does not work |
 //! | 4 | no TensorRT, or one that can't build |
 use crate::config::Config;
+use crate::status::Teller;
 use engine::tensorrt::{Library, Options, Step, TensorRtError};
 use engine::{PLAN_DIR, Zoo, default_zoo_dir};
 use kernels::device::{Device, DeviceError};
@@ -45,20 +46,36 @@ pub struct Args {
     /// Run on this DLA core (Orin, Xavier) what it can run. A DLA takes layers of fixed sizes only, so all of it may run on the GPU.
     #[arg(long, value_name = "CORE")]
     dla: Option<u32>,
+    /// File that the box's page shows.
+    #[arg(long, value_name = "FILE")]
+    status: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    Ok(match provision(args) {
-        Ok(()) => ExitCode::SUCCESS,
+    let mut teller = Teller::new(args.status.as_deref());
+    let mut lines = Vec::new();
+    let provisioned = provision(args, &mut |line| {
+        println!("{line}");
+        lines.push(line);
+        teller.tell("building", &lines);
+    });
+    Ok(match provisioned {
+        Ok(()) => {
+            teller.tell("ready", &lines);
+            ExitCode::SUCCESS
+        }
         Err((code, why)) => {
             eprintln!("triaged: {why}");
+            let state = if matches!(code, NO_GPU | NO_TENSORRT) { "not here" } else { "failed" };
+            lines.push(why);
+            teller.tell(state, &lines);
             ExitCode::from(code)
         }
     })
 }
 
-fn provision(args: &Args) -> Result<(), (u8, String)> {
+fn provision(args: &Args, tell: &mut dyn FnMut(String)) -> Result<(), (u8, String)> {
     let config = args.config.as_deref().map(Config::load).transpose();
     let config = config.map_err(|error| (USAGE, format!("{error:#}")))?;
     let zoo_dir = args.zoo.clone().or_else(|| config.as_ref().and_then(|config| config.engine.zoo.clone()));
@@ -78,30 +95,31 @@ fn provision(args: &Args) -> Result<(), (u8, String)> {
         error => (NO_GPU, error.to_string()),
     })?;
     let (major, minor) = device.compute_capability();
-    println!("GPU {gpu}: {}, compute capability {major}.{minor}", device.name());
+    tell(format!("GPU {gpu}: {}, compute capability {major}.{minor}", device.name()));
     let library = Library::find(library_dir.as_deref()).map_err(|error| (NO_TENSORRT, error.to_string()))?;
-    println!("{} ({})", library.version(), library.path().display());
+    tell(format!("{} ({})", library.version(), library.path().display()));
     let options = Options { library_dir, plan_dir, dla };
-    engine::tensorrt::provision(&zoo, &device, &library, &options, &mut tell).map_err(|error| {
+    let mut step = |step| tell(said(step));
+    engine::tensorrt::provision(&zoo, &device, &library, &options, &mut step).map_err(|error| {
         let code = if matches!(error, TensorRtError::NoBuilder { .. }) { NO_TENSORRT } else { FAILED };
         (code, error.to_string())
     })?;
-    println!("all plans are in {}", options.plan_dir.display());
+    tell(format!("all plans are in {}", options.plan_dir.display()));
     Ok(())
 }
 
-fn tell(step: Step) {
+fn said(step: Step) -> String {
     match step {
-        Step::Kept { network } => println!("{network}: the plan is good"),
+        Step::Kept { network } => format!("{network}: the plan is good"),
         Step::Building { network, why, tool: None } => {
-            println!("{network}: {why}; building, this takes minutes")
+            format!("{network}: {why}; building, this takes minutes")
         }
         Step::Building { network, why, tool: Some(tool) } => {
-            println!("{network}: {why}; building with {}, this takes minutes", tool.display());
+            format!("{network}: {why}; building with {}, this takes minutes", tool.display())
         }
         Step::Done { network, seconds, bytes, path } => {
             let mib = bytes as f64 / f64::from(1 << 20);
-            println!("{network}: built in {seconds:.1} s, {mib:.1} MiB, {}", path.display());
+            format!("{network}: built in {seconds:.1} s, {mib:.1} MiB, {}", path.display())
         }
     }
 }

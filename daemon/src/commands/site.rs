@@ -80,6 +80,8 @@ fn write(rendered: &Rendered, layout: &Layout, site_dir: &Path) -> anyhow::Resul
     }
     let status = layout.status_dir();
     std::fs::create_dir_all(&status).with_context(|| status.display().to_string())?;
+    // `triaged provision`, which runs as the daemon, tells there, too.
+    give(&status)?;
     for file in &rendered.files {
         files::write(&file.path, file.text.as_bytes(), if file.secret { 0o600 } else { 0o644 })?;
         if file.secret {

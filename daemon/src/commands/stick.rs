@@ -6,7 +6,7 @@
 //! | 1 | refused or failed: nothing was changed; the last line says what and what to do |
 //! | 2 | the command line is wrong |
 //! | 10 | done: the caller restarts the box |
-use crate::layout::{self, Layout};
+use crate::layout::Layout;
 use crate::status::Teller;
 use crate::update::{Ended, Facts, Folder, Turn};
 use anyhow::{Context, bail};
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn turn(args: &Args, layout: &Layout, teller: &mut Teller) -> anyhow::Result<Ended> {
     let state_dir = args.state.clone().unwrap_or_else(|| layout.state_dir());
     let keys_dir = args.keys.clone().unwrap_or_else(|| layout.keys_dir());
-    let facts = Facts::read(layout, &keys_dir, &layout::site_toml(&state_dir))?;
+    let facts = Facts::read(layout, &keys_dir, &state_dir)?;
     let turn = Turn {
         source: &Folder::at(&args.mount),
         facts: &facts,

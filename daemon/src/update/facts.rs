@@ -1,6 +1,6 @@
 //! The box as a stick finds it.
 use super::source::is_absent;
-use crate::layout::Layout;
+use crate::layout::{self, Layout};
 use anyhow::{Context, bail};
 use std::path::Path;
 use stick::{Board, Version};
@@ -20,6 +20,8 @@ pub struct Facts {
     pub names: Vec<String>,
     /// The text of the site's settings that are in force.
     pub site: Option<String>,
+    /// The SHA-256 of the manifest of the update that was installed last.
+    pub tried: Option<String>,
     /// Where the box's files are: the site is rendered for them to see whether the daemon takes it.
     pub layout: Layout,
 }
@@ -29,7 +31,8 @@ impl Facts {
     ///
     /// # Errors
     /// The image lacks something, which no stick is to blame for.
-    pub fn read(layout: &Layout, keys_dir: &Path, site: &Path) -> anyhow::Result<Self> {
+    pub fn read(layout: &Layout, keys_dir: &Path, state_dir: &Path) -> anyhow::Result<Self> {
+        let site = &layout::site_toml(state_dir);
         let key = |name: &str| -> anyhow::Result<String> {
             let text = text(&keys_dir.join(name))?;
             stick::public_key(&text).with_context(|| name.to_owned())?;
@@ -51,6 +54,7 @@ impl Facts {
             site_key: key("site.pub")?,
             names: machine_id.into_iter().chain(hostname).filter(|name| !name.is_empty()).collect(),
             site,
+            tried: std::fs::read_to_string(layout::tried(state_dir)).ok().map(|hash| hash.trim().to_owned()),
             layout: layout.clone(),
         })
     }

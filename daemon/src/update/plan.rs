@@ -26,6 +26,8 @@ pub struct Update {
     /// Its files for this board.
     pub files: Vec<UpdateFile>,
     from: String,
+    /// The SHA-256 of the manifest.
+    pub hash: String,
 }
 
 /// Settings that the box takes.
@@ -72,7 +74,7 @@ impl Plan {
     /// For people.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        if let Some(Update { manifest, files, from }) = &self.update {
+        if let Some(Update { manifest, files, from, .. }) = &self.update {
             let mib = files.iter().map(|file| file.bytes).sum::<u64>() >> 20;
             lines.push(format!(
                 "Update from version {from} to {} (commit {}, {mib} MiB).",
@@ -95,6 +97,7 @@ impl Plan {
     fn update(&mut self, source: &dyn Source, facts: &Facts, text: &str) -> anyhow::Result<()> {
         let manifest = Manifest::parse(text).context("make the stick again")?;
         let (running, offered) = (&facts.version, &manifest.version);
+        let hash = stick::Sha256::of(text.as_bytes()).to_string();
         match manifest.step(running) {
             Step::Same => {
                 self.notes.push(format!("Version {running} runs already: there is nothing to update."));
@@ -107,6 +110,14 @@ impl Plan {
             Step::OlderAllowed => {
                 self.notes.push("This is an OLDER version; the stick's manifest allows it.".to_owned())
             }
+        }
+        // A stick that is left in would otherwise be installed again after each rollback, for ever.
+        if facts.tried.as_deref() == Some(hash.as_str()) {
+            self.notes.clear();
+            self.notes.push(format!(
+                "Version {offered} of this stick was tried, and the box went back to {running}: it is not tried again. Use a stick with another version."
+            ));
+            return Ok(());
         }
         let files: Vec<UpdateFile> = manifest.files_of(facts.board).cloned().collect();
         if files.is_empty() {
@@ -128,7 +139,7 @@ impl Plan {
                 "{dir}/{name} on the stick is not in the signed manifest: delete it, or make the stick again"
             );
         }
-        self.update = Some(Update { manifest, files, from: running.to_string() });
+        self.update = Some(Update { manifest, files, from: running.to_string(), hash });
         Ok(())
     }
 

@@ -127,6 +127,7 @@ fn a_stick_that_is_pulled_at_any_byte_changes_nothing() {
         site_key: public,
         names: vec!["b".into()],
         site: None,
+        tried: None,
         layout: Layout::at(Path::new("/")),
     };
     let turn = |left: usize| {
@@ -154,5 +155,8 @@ fn a_stick_that_is_pulled_at_any_byte_changes_nothing() {
     let (ended, left) = turn(all);
     assert_eq!((ended.unwrap(), left), (Ended::Restart, 0), "each byte is read once");
     assert_eq!(std::fs::read_to_string(&installed).unwrap(), "a.efi\nb.root\n2.0.0\n");
-    assert_eq!(tree(&state).into_keys().collect::<Vec<_>>(), [layout::site_toml(&state)]);
+    assert_eq!(
+        tree(&state).into_keys().collect::<Vec<_>>(),
+        [layout::site_toml(&state), layout::tried(&state)]
+    );
 }
