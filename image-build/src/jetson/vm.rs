@@ -82,6 +82,8 @@ fn machine(board: &Board, daemon: &Path, keys: &Path, rootfs: &Path) -> anyhow::
         fs::copy(rootfs.join(format!("usr/share/base-passwd/{name}.master")), rootfs.join("etc").join(name))?;
     }
     fs::write(rootfs.join("etc/machine-id"), "")?;
+    let _ = fs::remove_dir_all(rootfs.join("var/run"));
+    std::os::unix::fs::symlink("/run", rootfs.join("var/run"))?;
 
     overlay::rootfs(board, daemon, keys, rootfs)?;
     copy_tree(&source("test"), rootfs)?;
