@@ -78,9 +78,8 @@ pub fn view(finished: &Finished, instances: &[Arc<Instance>], revision: u32, con
         alerts,
         picture,
         slices: evaluation.chosen.order.iter().map(slice).collect(),
-        lesions: config
-            .results
-            .lesion_outlines
+        // Of a method that looks for none, nothing: an empty outline would say that there are none.
+        lesions: (config.results.lesion_outlines && evaluation.analysis.lesions.is_some())
             .then(|| Packed::new(&lesion_bits(&evaluation.analysis.labels))),
     }
 }

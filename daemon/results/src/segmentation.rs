@@ -23,8 +23,8 @@ const SERIES_DESCRIPTION: &str = "Triage segmentation NOT FOR DIAGNOSTIC USE";
 /// What its UIDs are derived from.
 const NAME: &str = "segmentation";
 
-/// The labels of the segments, in the order of their numbers, from 1. Always all three, whether or not anything is in
-/// them: an empty segment says that nothing was found.
+/// The labels of the segments, in the order of their numbers, from 1. All three, whether or not anything is in them: an
+/// empty segment says that nothing was found. Of a method that measures no lesions, the lungs alone.
 pub const SEGMENTS: [&str; 3] = [TABLE[0].label, TABLE[1].label, TABLE[2].label];
 
 /// A segment; its number is its place in [`SEGMENTS`].
@@ -90,13 +90,13 @@ pub fn build(case: &Case<'_>, masks: &Masks<'_>) -> Option<DicomResult> {
     let series_uid = case.series_uid(NAME);
     let mut set = case.data_set(&series_uid);
     put_series_and_equipment(&mut set, case, series);
-    put_image(&mut set, series, frames.count());
+    put_image(&mut set, series, frames.count(), findings);
     if let Some(words) = words::replaces(case.revision) {
         set.put(Tag(0x0020, 0x4000), b"LT", words); // Image Comments
     }
     set.put_sequence(
         Tag(0x0062, 0x0002), // Segment Sequence
-        TABLE.iter().enumerate().map(|(i, segment)| segment.item(i as u16 + 1, findings)),
+        segments(findings).iter().enumerate().map(|(i, segment)| segment.item(i as u16 + 1, findings)),
     );
     put_referenced_series(&mut set, series, &series.images);
     frames.put_groups(&mut set, series, &case.instance_uid("segmentation dimensions"));
@@ -105,6 +105,11 @@ pub fn build(case: &Case<'_>, masks: &Masks<'_>) -> Option<DicomResult> {
     // The pixels are the last element, and packed where they stay: they may be tens of megabytes.
     frames.append_pixel_data(series, masks, &mut object.bytes);
     Some(object)
+}
+
+/// Without lesions that were looked for there is no segment of them: an empty one would say that there are none.
+fn segments(findings: &Findings) -> &'static [Segment] {
+    if findings.lesions.is_some() { &TABLE } else { &TABLE[..2] }
 }
 
 fn put_series_and_equipment(set: &mut DataSet, case: &Case<'_>, series: &SourceSeries) {
@@ -121,7 +126,8 @@ fn put_series_and_equipment(set: &mut DataSet, case: &Case<'_>, series: &SourceS
     set.put(Tag(0x0020, 0x1040), b"LO", ""); // Position Reference Indicator
 }
 
-fn put_image(set: &mut DataSet, series: &SourceSeries, frames: usize) {
+fn put_image(set: &mut DataSet, series: &SourceSeries, frames: usize, findings: &Findings) {
+    let measured = if findings.lesions.is_some() { "Lungs and lesions" } else { "Lungs" };
     set.put(Tag(0x0008, 0x0008), b"CS", "DERIVED\\PRIMARY"); // Image Type
     set.put_u16(Tag(0x0028, 0x0002), 1); // Samples per Pixel
     set.put(Tag(0x0028, 0x0004), b"CS", "MONOCHROME2"); // Photometric Interpretation
@@ -136,7 +142,7 @@ fn put_image(set: &mut DataSet, series: &SourceSeries, frames: usize) {
     set.put(Tag(0x0062, 0x0001), b"CS", "BINARY"); // Segmentation Type
     set.put(Tag(0x0062, 0x0013), b"CS", "YES"); // Segments Overlap: lesions lie in the lungs
     set.put(Tag(0x0070, 0x0080), b"CS", "TRIAGE"); // Content Label
-    set.put(Tag(0x0070, 0x0081), b"LO", "Lungs and lesions. Not for diagnostic use."); // Content Description
+    set.put(Tag(0x0070, 0x0081), b"LO", format!("{measured}. Not for diagnostic use.")); // Content Description
     set.put(Tag(0x0070, 0x0084), b"PN", ""); // Content Creator's Name: nobody
 }
 

@@ -149,10 +149,12 @@ fn write_results(
         let grid = Grid::of(labels.shape, first, last);
         // 1 is the right lung, 2 the left one, as the bits are.
         nifti::write(&dir.join("lungs.nii.gz"), &grid, &labels.voxels, |label| label & Labels::LUNGS)?;
-        // Only what counts: lesions inside the lungs.
-        nifti::write(&dir.join("lesions.nii.gz"), &grid, &labels.voxels, |label| {
-            u8::from(label & Labels::LESION != 0 && label & Labels::LUNGS != 0)
-        })?;
+        // Only what counts: lesions inside the lungs. No file where the method looks for none: an empty one would say that there are none.
+        if outcome.findings().is_some_and(|findings| findings.lesions.is_some()) {
+            nifti::write(&dir.join("lesions.nii.gz"), &grid, &labels.voxels, |label| {
+                u8::from(label & Labels::LESION != 0 && label & Labels::LUNGS != 0)
+            })?;
+        }
     }
     std::fs::write(dir.join("picture.png"), picture)?;
     std::fs::write(dir.join("outcome.json"), serde_json::to_string_pretty(outcome)? + "\n")?;

@@ -304,6 +304,9 @@ impl App {
 
     /// The slices: their pictures come one by one, as they are asked for.
     fn viewer_of_slices(&self, study: &Listed, slices: usize) -> Markup {
+        // Of a method that looks for no lesions there are no outlines, and none must be offered: nothing drawn would read as nothing found.
+        let has_outlines = self.config.results.lesion_outlines
+            && Line::of(study).is_some_and(|line| line.severity.is_some());
         html! {
             section.slices aria-labelledby="slices" {
                 h2 #slices { (self.t("slices_title")) }
@@ -322,7 +325,7 @@ impl App {
                                 legend.hidden { (self.t("slices_title")) }
                                 label { input type="radio" name="window" value="lung" checked; " " (self.t("window_lung")) }
                                 label { input type="radio" name="window" value="soft"; " " (self.t("window_soft")) }
-                                @if self.config.results.lesion_outlines {
+                                @if has_outlines {
                                     label { input #outlines type="checkbox"; " " (self.t("outlines")) }
                                 }
                             }

@@ -290,3 +290,17 @@ fn how_long_a_large_one_takes() {
         }
     }
 }
+
+#[test]
+fn where_no_lesions_were_looked_for_there_is_no_segment_of_them() {
+    let holds = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|at| at == text.as_bytes());
+    let mut without = study(series(4, 16, 12));
+    let pixels = without.series.rows * without.series.columns;
+    let labels: Vec<u8> = labels(4, pixels).iter().map(|label| label & !IS_LESION).collect();
+    let looked_for = without.build(&labels).unwrap().bytes;
+    assert!(holds(&looked_for, "Ground-glass"), "an empty segment: looked for, and none found");
+    without.outcome = outcome(Verdict::Flagged(study::Findings { lesions: None, ..findings() }));
+    let not_looked_for = without.build(&labels).unwrap().bytes;
+    assert!(holds(&not_looked_for, "Right lung") && holds(&not_looked_for, "Left lung"));
+    assert!(!holds(&not_looked_for, "Ground-glass") && !holds(&not_looked_for, "Lungs and lesions"));
+}
