@@ -5,6 +5,7 @@ pub mod conformance;
 pub mod console;
 pub mod demo;
 pub mod doctor;
+pub mod evaluate;
 pub mod hospital;
 pub mod outbox;
 pub mod phantom;

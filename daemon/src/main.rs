@@ -8,6 +8,7 @@ mod config;
 mod database;
 mod dataset;
 mod doctor;
+mod evaluation;
 mod evidence;
 mod files;
 mod instance;
@@ -53,6 +54,8 @@ enum Command {
     Demo(commands::demo::Args),
     /// Studies from files: a table, or one JSON object a study.
     Analyze(commands::analyze::Args),
+    /// Methods compared on a prepared data set: the paper's Table 2 and figures, a leaderboard.
+    Evaluate(commands::evaluate::Args),
     /// Time a whole study by stage, and the intake against DCMTK's storescp.
     Bench(commands::bench::Args),
     /// What is on its way to the destinations: list, retry, drop; works while the daemon runs.
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args, recent),
         Command::Demo(args) => commands::demo::run(&args, recent),
         Command::Analyze(args) => commands::analyze::run(&args),
+        Command::Evaluate(args) => commands::evaluate::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Outbox(args) => commands::outbox::run(&args),
         Command::Users(args) => commands::users::run(&args),

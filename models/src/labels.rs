@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use study::lungs::{FIT_ALL_MAX, FIT_EVERY, SplitModel};
+use study::lungs::{FIT_ALL_MAX, FIT_EVERY, SplitModel, fit_split};
+use study::severity::fractions;
 use study::{Side, Sides};
 
 /// Labels of a study, one byte a voxel.
@@ -41,6 +42,26 @@ impl LabelVolume {
 
     pub(crate) fn new(shape: [usize; 3]) -> Self {
         Self { shape, voxels: vec![0; shape.iter().product()] }
+    }
+
+    /// Labels of given masks; all lung is right lung, until [`LabelVolume::fractions`] splits it.
+    ///
+    /// # Panics
+    /// When a mask has not the size of `shape`.
+    pub fn of_masks(shape: [usize; 3], lungs: &[bool], lesions: &[bool]) -> Self {
+        let voxels = shape.iter().product::<usize>();
+        assert!(lungs.len() == voxels && lesions.len() == voxels, "masks of a volume of {shape:?}");
+        let label = |(lung, lesion): (&bool, &bool)| {
+            u8::from(*lung) * Self::RIGHT_LUNG | u8::from(*lesion) * Self::LESION
+        };
+        Self { shape, voxels: lungs.iter().zip(lesions).map(label).collect() }
+    }
+
+    /// Splits the lungs, as an analysis does, and gives the lesion fraction of each, 0 to 1; `None` where there is no lung.
+    pub fn fractions(&mut self, threads: usize) -> Option<Sides<f64>> {
+        let model = fit_split(&self.fit_points(threads))?;
+        let counts = self.split(&model, threads);
+        Some(fractions(counts.lesion.map(|v| v as f64), counts.lung.map(|v| v as f64)))
     }
 
     /// The labels of one slice, row-major.
@@ -199,7 +220,6 @@ pub(crate) fn parallel(threads: usize, range: Range<usize>, work: impl Fn(usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use study::lungs::fit_split;
 
     fn volume(shape: [usize; 3], is_lung: impl Fn(usize, usize, usize) -> bool) -> LabelVolume {
         let mut labels = LabelVolume::new(shape);

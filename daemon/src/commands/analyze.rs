@@ -2,8 +2,8 @@
 //!
 //! Owns the command's arguments, progress and answers: a table or one JSON object a study on stdout, everything else on
 //! stderr. It never sends or stores anything but what `--out` names, and never alters a source file.
-mod collect;
-mod files;
+pub(crate) mod collect;
+pub(crate) mod files;
 mod nifti;
 
 use crate::appliance;
@@ -23,7 +23,7 @@ use study::policy::triage_order;
 use study::{Mode, Outcome, Policy, Verdict};
 
 /// Severity from which a study is flagged, where nothing else is asked for: CT-1 by more than a few stray voxels.
-const SEVERITY_MIN: f64 = 0.05;
+pub(super) const SEVERITY_MIN: f64 = 0.05;
 
 /// Arguments of `triaged analyze`.
 #[derive(clap::Args)]
