@@ -6,6 +6,7 @@
 //! No program of the machine runs while it is put together (packages are unpacked, not configured), so that nothing emulates arm64 then.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 use std::thread::sleep;
@@ -34,7 +35,8 @@ const PARTITIONS: &str = "label: gpt\n\
 /// Where APP_b begins: after the first MiB and APP.
 const APP_B_OFFSET_MIB: u64 = 65;
 const APP_B_MIB: u64 = 64;
-const DISK_MIB: u64 = 1536;
+/// Sparse; the daemon wants 2 GiB free.
+const DISK_MIB: u64 = 4096;
 /// What the new slot's file system holds, to be found on the disk afterwards.
 const MARK: &str = "the next version";
 
@@ -290,9 +292,9 @@ impl Vm {
             sleep(Duration::from_secs(1));
         }
         let slot = disk.with_extension("b");
-        let bytes = fs::read(disk)?;
-        let (from, to) = (APP_B_OFFSET_MIB << 20, (APP_B_OFFSET_MIB + APP_B_MIB) << 20);
-        fs::write(&slot, &bytes[usize::try_from(from)?..usize::try_from(to)?])?;
+        let mut bytes = vec![0; usize::try_from(APP_B_MIB << 20)?];
+        File::open(disk)?.read_exact_at(&mut bytes, APP_B_OFFSET_MIB << 20)?;
+        fs::write(&slot, bytes)?;
         let cat = |path: &str| -> anyhow::Result<String> {
             let out = Process::new("debugfs")
                 .args(["-R", &format!("cat {path}")])
