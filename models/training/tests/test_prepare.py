@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from triage_models import layout, prepare, raw
+from triage_models import layout, paper, prepare, raw
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -224,6 +224,9 @@ def test_nsclc_radiomics(tmp_path):
     write_ct(f"{ct(5)}/study/CT", chest(5)[0], "1.2.5")
     os.makedirs(ct(6))
     done, broken = prepare.prepare("nsclc-radiomics", base, out)
+    assert done == {"LUNG1-001": "1.2.1"} and all("no thoracic cavity" in why for why in broken.values()), "the paper's are those with a cavity"
+    assert set(broken) == {f"LUNG1-00{n}" for n in (2, 3, 4, 5, 6)}
+    done, broken = prepare.prepare("nsclc-radiomics", base, out, objects=True)
     assert done == {f"LUNG1-00{n}": f"1.2.{n}" for n in (1, 2, 3)}
     for n in (1, 2):
         check(out, f"1.2.{n}", *chest(n)[:2], label=False)
@@ -232,6 +235,8 @@ def test_nsclc_radiomics(tmp_path):
     check(out, "1.2.3", chest(3)[0], hole, label=False)
     assert "from 3.000 to 6.000 mm apart" in broken["LUNG1-004"]
     assert "no lungs" in broken["LUNG1-005"] and broken["LUNG1-006"] == "no CT series"
+    done, _ = prepare.prepare("nsclc-radiomics", base, out)
+    assert set(done) == {"LUNG1-001"} and layout.DataSet(out).ids == ["1.2.1"], "without the option they are out again"
 
 
 def write_mhd(path, array, signs=(1, 1, 1), packed=False, kind="MET_SHORT", cut=0):
@@ -268,13 +273,13 @@ def test_luna16(tmp_path):
     assert "a lung is missing" in broken["1.3.3"] and "bytes for" in broken["1.3.4"] and broken["1.3.5"] == "no lung mask"
 
 
+def write_as_stored(path, array):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.diag([*SPACING, 1])), path)
+
+
 def test_mosmed_test(tmp_path):
     base, out = str(tmp_path / "raw"), str(tmp_path / "out")
-
-    def write_as_stored(path, array):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.diag([*SPACING, 1])), path)
-
     for n, group in enumerate(prepare.TEST_GROUPS):
         write_as_stored(f"{base}/{group}/images/case{n}.nii.gz", chest(n)[0])
     for rater in ("rater1", "rater2"):
@@ -299,6 +304,142 @@ def test_what_is_there_is_kept_and_an_interrupted_case_is_made_again(tmp_path, m
     assert prepare.prepare("mosmed-1110", base, out) == first
     assert read == ["study_2.nii.gz"]
     check(out, "study_2", chest(2)[0], label=True)
+
+
+def test_an_id_of_another_source_is_refused(tmp_path):
+    out = str(tmp_path / "out")
+    write_nifti(str(tmp_path / "a" / "ct1" / "study_1.nii.gz"), chest(1)[0])
+    write_as_stored(str(tmp_path / "b" / "normal" / "images" / "study_1.nii.gz"), chest(2)[0])
+    prepare.prepare("mosmed-1110", str(tmp_path / "a"), out)
+    done, broken = prepare.prepare("mosmed-test", str(tmp_path / "b"), out)
+    assert not done and "belongs to case study_1 of mosmed-1110" in broken["study_1"]
+    check(out, "study_1", chest(1)[0], label=True)
+    dataset = layout.DataSet(out)
+    assert dataset.subset("mosmed-test") == [] and dataset.subset("mosmed-1110") == ["study_1"]
+    # A series that nothing is recorded of is nobody's.
+    dataset.write("study_1", chest(3)[0], SPACING)
+    assert "did not write" in prepare.prepare("mosmed-1110", str(tmp_path / "a"), out)[1]["study_1"]
+
+
+def test_two_patients_with_one_series_uid_are_not_one(tmp_path):
+    base, out = str(tmp_path / "raw"), str(tmp_path / "out")
+    for n in (1, 2):
+        write_ct(f"{base}/NSCLC-Radiomics/LUNG1-00{n}/CT", chest(n)[0], "1.2.7")
+        write_nifti(f"{base}/Thoracic_Cavities/LUNG1-00{n}/LUNG1-00{n}_thor_cav.nii.gz", chest(n)[1])
+    for _ in range(2):
+        done, broken = prepare.prepare("nsclc-radiomics", base, out)
+        assert done == {"LUNG1-001": "1.2.7"} and "case LUNG1-001" in broken["LUNG1-002"]
+        check(out, "1.2.7", *chest(1)[:2], label=False)
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C would."""
+
+
+@pytest.mark.parametrize("at", ["spacing.json", "mosmed-test.json"])
+def test_interrupted_test_studies_are_not_trained_on(tmp_path, monkeypatch, at):
+    base, out = str(tmp_path / "raw"), str(tmp_path / "out")
+    for n in range(3):
+        write_as_stored(f"{base}/normal/images/case{n}.nii.gz", chest(n)[0])
+    real, count = layout.write_json, []
+
+    def write_json(path, value):
+        real(path, value)
+        count.append(os.path.basename(path))
+        if count.count(at) == 2:
+            raise Interrupted
+
+    monkeypatch.setattr(layout, "write_json", write_json)
+    monkeypatch.setattr(prepare, "write_json", write_json)
+    with pytest.raises(Interrupted):
+        prepare.prepare("mosmed-test", base, out)
+    dataset = layout.DataSet(out)
+    assert dataset.ids == ["case0", "case1"], "two are finished"
+    assert dataset.subset("mosmed-test") == ["case0"] and dataset.ids_of("mosmed-test") == ["case0", "case1"]
+    assert paper.groups_of(dataset, "multitask-spatial-1")[paper.NEGATIVE] == []
+    monkeypatch.undo()
+    prepare.prepare("mosmed-test", base, out)
+    assert dataset.subset("mosmed-test") == dataset.subset("normal") == ["case0", "case1", "case2"]
+
+
+def test_an_interrupted_repetition_loses_nothing(tmp_path, monkeypatch):
+    base, out = str(tmp_path / "raw"), str(tmp_path / "out")
+    for n in (1, 2, 3):
+        write_nifti(f"{base}/ct1/study_{n}.nii.gz", chest(n)[0])
+    prepare.prepare("mosmed-1110", base, out)
+    dataset, real = layout.DataSet(out), prepare.bring_in
+
+    def stop_at_second(dataset, source, name, case, id_):
+        if case == "study_2":
+            raise Interrupted
+        return real(dataset, source, name, case, id_)
+
+    monkeypatch.setattr(prepare, "bring_in", stop_at_second)
+    with pytest.raises(Interrupted):
+        prepare.prepare("mosmed-1110", base, out)
+    assert dataset.subset("CT-1") == dataset.subset("mosmed-1110") == ["study_1", "study_2", "study_3"]
+
+
+def test_a_mask_that_arrives_later_gets_in(tmp_path, monkeypatch):
+    base, out = str(tmp_path / "raw"), str(tmp_path / "out")
+    for n in (1, 2):
+        write_nifti(f"{base}/ct1/study_{n}.nii.gz", chest(n)[0])
+    prepare.prepare("mosmed-1110", base, out)
+    write_nifti(f"{base}/masks/study_2_mask.nii.gz", chest(2)[2])
+    read, real = [], raw.nifti
+    monkeypatch.setattr(raw, "nifti", lambda path: (read.append(os.path.basename(path)), real(path))[1])
+    prepare.prepare("mosmed-1110", base, out)
+    assert read == ["study_2.nii.gz", "study_2_mask.nii.gz"]
+    check(out, "study_2", chest(2)[0], lesion=chest(2)[2], rater="mosmed", label=True)
+    # And goes again; another image takes the old one's place.
+    os.remove(f"{base}/masks/study_2_mask.nii.gz")
+    write_nifti(f"{base}/ct1/study_1.nii.gz", chest(5)[0])
+    prepare.prepare("mosmed-1110", base, out)
+    check(out, "study_2", chest(2)[0], label=True)
+    check(out, "study_1", chest(5)[0], label=True)
+    # One that can't be read any more is not in the data set either.
+    with open(f"{base}/ct1/study_1.nii.gz", "wb") as file:
+        file.write(b"cut")
+    done, broken = prepare.prepare("mosmed-1110", base, out)
+    assert set(done) == {"study_2"} and set(broken) == {"study_1"} and layout.DataSet(out).ids == ["study_2"]
+
+
+def test_a_category_that_the_registry_came_to_doubt_takes_the_case_out(tmp_path):
+    base, out = str(tmp_path / "raw"), str(tmp_path / "out")
+    write_nifti(f"{base}/ct1/study_1.nii.gz", chest(1)[0])
+    assert prepare.prepare("mosmed-1110", base, out)[0]
+    with open(f"{base}/dataset_registry.csv", "w", encoding="utf-8") as file:
+        file.write("study_file,category\n/studies/CT-0/study_1.nii.gz,CT-0\n")
+    done, broken = prepare.prepare("mosmed-1110", base, out)
+    assert not done and "CT-0 in the registry" in broken["study_1"] and layout.DataSet(out).ids == []
+
+
+def test_working_copies_follow_the_data_set(tmp_path):
+    dataset = layout.made_up(str(tmp_path), series=3)
+    copies, id_ = layout.WorkingCopies(dataset, crop=True), "made-up-2"
+    copies.make(id_)
+    image, times = np.array(copies.image(id_)), []
+    times.append(os.stat(os.path.join(copies.folder(id_), "image.npy")).st_mtime_ns)
+    copies.make(id_)
+    times.append(os.stat(os.path.join(copies.folder(id_), "image.npy")).st_mtime_ns)
+    assert times[0] == times[1], "made again for nothing"
+    lesion = np.zeros(dataset.image(id_).shape, bool)
+    lesion[20:30, 10:20, 5:9] = True
+    layout.write_array(dataset.path("covid_masks", id_, "late", "covid_mask.npy"), lesion)
+    copies.make(id_)
+    assert copies.mask(id_, "covid-late").sum() > 0 and np.array_equal(copies.image(id_), image)
+    lungs = dataset.lungs(id_)
+    lungs[:, :, :6] = False
+    layout.write_array(dataset.path("lungs_masks", id_, "lungs_mask.npy"), lungs)
+    copies.make(id_)
+    assert copies.image(id_).shape[2] < image.shape[2], "still cropped to the old lungs"
+
+
+def test_ids_that_would_leave_their_folder_are_refused(tmp_path):
+    dataset = layout.DataSet(str(tmp_path))
+    for id_ in ("", ".", "..", "../a", "a/b"):
+        with pytest.raises(layout.LayoutError, match="can't be an id"):
+            dataset.write(id_, chest()[0], SPACING)
 
 
 def test_a_folder_with_nothing_of_it_says_so(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 Owns that layout. Never judges a data set and never reads raw downloads (`prepare`).
 
-    images/<id>/image.npy (rows, columns, slices), int16 HU, and spacing.json (rows, columns, slices in mm)
+    images/<id>/image.npy (rows, columns, slices), int16 HU, spacing.json (rows, columns, slices in mm), origin.json (see `write`)
     lungs_masks/<id>/lungs_mask.npy     covid_masks/<id>/<rater>/covid_mask.npy
     covid_labels/<id>/covid_label.json  subsets/<name>/ids.json
     working_2mm/<id>/...                made on demand: 2 mm, cropped to the lungs' box, as the engines crop; may be deleted
@@ -12,6 +12,7 @@ Rows run from front to back, columns from the patient's right to left, slices fr
 
 import json
 import os
+import shutil
 
 import numpy as np
 import torch
@@ -29,8 +30,9 @@ class LayoutError(Exception):
 
 def write_json(path, value):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path + ".part", "w", encoding="utf-8") as file:
         json.dump(value, file)
+    os.replace(path + ".part", path)
 
 
 def write_array(path, value):
@@ -43,6 +45,13 @@ def write_array(path, value):
 def read_json(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def stamps(root, paths):
+    """[name below `root`, bytes, time of change in ns] of files, and of all files in folders; what is not there is left out."""
+    files = [os.path.join(top, name) for path in paths for top, _, names in os.walk(path) for name in names]
+    files += [path for path in paths if os.path.isfile(path)]
+    return [[os.path.relpath(f, root), os.stat(f).st_size, os.stat(f).st_mtime_ns] for f in sorted(files)]
 
 
 def nearest(mask, shape):
@@ -68,8 +77,29 @@ class DataSet:
     def ids(self):
         return [i for i in self.names("images") if os.path.exists(self.path("images", i, "spacing.json"))]
 
-    def write(self, id_, image, spacing_mm, lungs=None, label=None, masks=None):
-        """One series; the spacing is written last, so that a series without is one that was not finished."""
+    def origin(self, id_):
+        """What `write` was given, {} where nothing is recorded; None where there is no such series, or an unfinished one."""
+        if not os.path.exists(self.path("images", id_, "spacing.json")):
+            return None
+        path = self.path("images", id_, "origin.json")
+        return read_json(path) if os.path.exists(path) else {}
+
+    def remove(self, id_):
+        """All of a series but its names in subsets and reports."""
+        if not id_ or os.path.basename(id_) != id_ or id_ in (".", ".."):
+            raise LayoutError(f"`{id_}` can't be an id")
+        spacing = self.path("images", id_, "spacing.json")
+        if os.path.exists(spacing):
+            os.remove(spacing)
+        for folder in ("images", "lungs_masks", "covid_masks", "covid_labels", "working_2mm"):
+            if os.path.isdir(self.path(folder, id_)):
+                shutil.rmtree(self.path(folder, id_))
+
+    def write(self, id_, image, spacing_mm, lungs=None, label=None, masks=None, origin=None):
+        """One series, in place of one that has the id; the spacing is written last, so that a series without is one that was not finished.
+
+        `origin`: {"source", "case", "files"}, where it is from; `files` are `stamps` of the raw download.
+        """
         for name, mask in [("lungs", lungs), *(masks or {}).items()]:
             if mask is not None and mask.shape != image.shape:
                 raise LayoutError(f"mask `{name}` of {mask.shape} for an image of {image.shape}")
@@ -77,6 +107,9 @@ class DataSet:
             raise LayoutError(f"an image of {image.shape}")
         if not all(np.isfinite(s) and s > 0 for s in spacing_mm):
             raise LayoutError(f"spacing {tuple(spacing_mm)} mm")
+        self.remove(id_)
+        if origin is not None:
+            write_json(self.path("images", id_, "origin.json"), origin)
         write_array(self.path("images", id_, "image.npy"), np.ascontiguousarray(image, np.int16))
         if lungs is not None:
             write_array(self.path("lungs_masks", id_, "lungs_mask.npy"), np.ascontiguousarray(lungs, bool))
@@ -92,6 +125,10 @@ class DataSet:
     def subset(self, name):
         path = self.path("subsets", name, "ids.json")
         return read_json(path) if os.path.exists(path) else []
+
+    def ids_of(self, source):
+        """Series of a source: those of its subset, and those that `prepare` was at when it was interrupted."""
+        return sorted({*self.subset(source), *(i for i in self.ids if (self.origin(i) or {}).get("source") == source)})
 
     def read_report(self, source):
         """{case: id} of what `prepare` brought in."""
@@ -150,10 +187,22 @@ class WorkingCopies:
         planes = [torch.sigmoid(self.net(reference.as_input(reference.data.window(small[:, :, k])))[0])[0, 0].numpy() for k in range(small.shape[2])]
         return np.stack(planes, axis=2) >= reference.LUNG_THRESHOLD
 
+    def inputs(self, id_):
+        """What a copy is made from: when any of it changes, or a mask arrives, the copy is made again."""
+        parts = [("images", id_, "image.npy"), ("images", id_, "spacing.json"), ("lungs_masks", id_), ("covid_masks", id_)]
+        found = stamps(self.dataset.root, [self.dataset.path(*p) for p in parts])
+        if self.crop and not self.dataset.has_lungs(id_):
+            found += stamps(os.path.dirname(self.lungs_net), [self.lungs_net])
+        return found
+
     def make(self, id_):
-        folder = self.folder(id_)
-        if os.path.exists(os.path.join(folder, "done.json")):
-            return
+        folder, inputs = self.folder(id_), self.inputs(id_)
+        # Written last; the copy of a series without is not finished.
+        record = os.path.join(folder, "inputs.json")
+        if os.path.exists(record):
+            if read_json(record) == inputs:
+                return
+            os.remove(record)
         dataset = self.dataset
         hu = dataset.image(id_)
         grid = reference.grid_shape(hu.shape, dataset.spacing_mm(id_))
@@ -174,7 +223,7 @@ class WorkingCopies:
         write_array(os.path.join(folder, "image.npy"), np.round(small).astype(np.int16))
         for name, mask in masks.items():
             write_array(os.path.join(folder, f"{name}.npy"), mask)
-        write_json(os.path.join(folder, "done.json"), sorted(masks))
+        write_json(record, inputs)
 
     def image(self, id_):
         return np.load(os.path.join(self.folder(id_), "image.npy"), mmap_mode="r")

@@ -79,13 +79,13 @@ def net_of(method):
 
 def groups_of(dataset, method):
     """{group: ids} of a method. Negatives of unet2d-plus are those of NSCLC-Radiomics alone."""
-    groups, held_out = {NEGATIVE: [], WEAK: [], MASKED: []}, set(dataset.subset(TEST_SET))
+    groups, held_out = {NEGATIVE: [], WEAK: [], MASKED: []}, set(dataset.ids_of(TEST_SET))
     for id_ in dataset.ids:
         label = dataset.label(id_)
         if label is not None and id_ not in held_out:
             groups[(MASKED if dataset.raters(id_) else WEAK) if label else NEGATIVE].append(id_)
     if method == "unet2d-plus":
-        groups[NEGATIVE] = [i for i in groups[NEGATIVE] if i in set(dataset.subset("nsclc-radiomics"))]
+        groups[NEGATIVE] = [i for i in groups[NEGATIVE] if i in set(dataset.ids_of("nsclc-radiomics"))]
     return {name: groups[name] for name in GROUPS[method]}
 
 
@@ -315,7 +315,7 @@ def rate_of(plan):
 
 
 def lungs_recipe(dataset, plan, seed):
-    ids = sorted({i for source in LUNG_SOURCES for i in dataset.subset(source)})
+    ids = sorted({i for source in LUNG_SOURCES for i in dataset.ids_of(source)} - set(dataset.ids_of(TEST_SET)))
     copies = WorkingCopies(dataset, crop=False)
     ids, _ = copies.usable([i for i in ids if dataset.has_lungs(i)])
     train, held_out = split({"all": ids}, plan.validation, seed)
