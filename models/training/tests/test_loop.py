@@ -64,6 +64,34 @@ def test_seeds_differ_and_a_run_keeps_its_own(tmp_path):
         loop.Run(recipe(), str(tmp_path / "0"))
 
 
+def test_without_a_better_figure_the_last_weights_and_figures_count(tmp_path):
+    run = loop.Run(recipe(validate=lambda net: {"dice": 0.3}), str(tmp_path))
+    run.go()
+    weights, found, file = run.result()
+    assert file == "weights.pt" and found == {"step": 12, "dice": 0.3} and same(weights, loop.weights_of(run.net))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [({"steps": 24}, "steps 12, not 24"), ({"epoch": 4}, "epoch 3, not 4"), ({"settings": {"rate": 0.1}}, "rate 0.02, not 0.1"),
+     ({"settings": {"rate": 0.02, "method": "x"}}, "method None, not x"), ({}, None)],
+)  # fmt: skip
+def test_goes_on_only_as_it_was_begun(tmp_path, change, said):
+    first = recipe()
+    first.settings = {"rate": 0.02}
+    loop.Run(first, str(tmp_path)).go(3)
+    mine = recipe()
+    for key, value in {"settings": first.settings, **change}.items():
+        setattr(mine, key, value)
+    if said is None:
+        assert loop.Run(mine, str(tmp_path), resume=True).done == 3
+        with pytest.raises(loop.TrainingError, match="precision torch.float32, not torch.bfloat16"):
+            loop.Run(mine, str(tmp_path), mixed=True, resume=True)
+        return
+    with pytest.raises(loop.TrainingError, match=f"begun with {said}"):
+        loop.Run(mine, str(tmp_path), resume=True)
+
+
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = str(tmp_path / "last.pt")
     loop.save(path, {"a": 1})
@@ -87,8 +115,11 @@ def test_best_checkpoint_is_that_of_the_best_figure(tmp_path):
         seen.append({key: value.clone() for key, value in net.state_dict().items()})
         return {"roc_auc": next(figures)}
 
-    loop.Run(recipe(validate=validate, better="roc_auc"), str(tmp_path)).go()
-    assert len(seen) == 4 and same(torch.load(tmp_path / "best.pt"), seen[1])
+    run = loop.Run(recipe(validate=validate, better="roc_auc"), str(tmp_path))
+    run.go()
+    weights, found, file = run.result()
+    assert len(seen) == 4 and same(weights, seen[1]) and file == "best.pt"
+    assert found == {"step": 6, "roc_auc": 0.9}, "figures of other weights"
     assert json.loads((tmp_path / "figures.json").read_text()) == {"step": 12, "roc_auc": 0.8}
 
 

@@ -212,12 +212,46 @@ def test_a_finished_run_is_a_folder_of_the_zoos_format(dataset, tmp_path, monkey
     train.main()
     card = (tmp_path / "unet2d" / "card.toml").read_text()
     assert "the paper's recipe" in card and 'task = "lesions"' in card
+    assert 'how = "not validated; weights: weights.pt, of step 2"' in card and 'all = "Everything."' in card
     (logits,) = Interpreter(str(tmp_path / "unet2d" / "model.onnx"))(torch.zeros(1, 1, 9, 12))
     assert logits.shape == (1, 1, 9, 12)
     with pytest.raises(SystemExit, match="give --resume"):
         train.main()
     monkeypatch.setattr(sys, "argv", command + ["--resume"])
     train.main()
+    other = layout.made_up(str(tmp_path / "other"), series=6)
+    for change, said in (
+        (["--steps", "3"], "steps 2, not 3"), (["--batch", "2"], "batch 1, not 2"), (["--rate", "0.1"], "rate 0.0003, not 0.1"),
+        (["--mixed"], "precision"), (["--data", other.root], "data .*made-up.*series"), (["--init", str(tmp_path / "weights.pt")], "init None, not"),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", command + ["--resume", *change])
+        with pytest.raises(SystemExit, match=f"begun with {said}"):
+            train.main()
+    monkeypatch.setattr(sys, "argv", ["train", "unet2d-plus", *command[2:], "--resume"])
+    with pytest.raises(SystemExit, match="method unet2d, not unet2d-plus"):
+        train.main()
+
+
+def test_a_run_does_not_go_on_with_other_series(tmp_path):
+    dataset = layout.made_up(str(tmp_path), series=6)
+    series = lambda: paper.recipe("unet2d", dataset.root).settings["series"]  # noqa: E731
+    first = series()
+    assert series() == first
+    image = dataset.image("made-up-2")
+    layout.write_array(dataset.path("covid_masks", "made-up-2", "late", "covid_mask.npy"), image > 0)
+    assert series() != first
+
+
+def test_the_cards_figures_are_those_of_the_weights_in_the_folder(dataset, tmp_path, monkeypatch):
+    from triage_models import train
+
+    figures = iter([0.25, 0.75, 0.5])
+    monkeypatch.setitem(paper.PLANS, "lungs", paper.Plan(steps=3, epoch=1, rate=1e-3, batch=1, validation=1))
+    monkeypatch.setattr(paper, "validate_lungs", lambda copies, ids: lambda net: {"dice": next(figures)})
+    monkeypatch.setattr(sys, "argv", ["train", "lungs", "--data", dataset.root, "--out", str(tmp_path), "--threads", "1"])
+    train.main()
+    card = (tmp_path / "lungs" / "card.toml").read_text()
+    assert "dice = 0.75" in card and "on the run's own 1 validation series; weights: best.pt, of step 2" in card
 
 
 @pytest.mark.parametrize("method", ["unet2d-plus", "multitask-spatial-1"])

@@ -157,4 +157,5 @@ def recipe(method, root, phantoms=None, steps=4000, batch_size=8, rate=1e-3):
         rate=lambda step: rate * falling(step, steps),
         steps=steps,
         epoch=200,
+        settings={"batch": batch_size, "rate": rate},
     )

@@ -107,4 +107,6 @@ def recipe(root, phantoms=None, without_lungs=None, steps=3000, batch_size=8, ra
         steps=steps,
         epoch=150,
         validate=validate,
+        validated_on="the held-out slices with sound masks",
+        settings={"batch": batch_size, "rate": rate},
     )

@@ -1,7 +1,8 @@
 """The training loop of every method: steps, checkpoints, TensorBoard, mixed precision.
 
-Owns the files of a run: `last.pt` (all that is needed to go on), `best.pt` and `weights.pt` (the net's weights alone), `figures.json` and
-the TensorBoard events under `logs`. Knows nothing of data or nets: those come as a `Recipe`.
+Owns the files of a run: `last.pt` (all that is needed to go on), `best.pt` (the net's weights and the figures that they were picked by),
+`weights.pt` (those of the last step alone), `figures.json` (the last epoch's) and the TensorBoard events under `logs`. Knows nothing of data or
+nets: those come as a `Recipe`.
 
 All chance in step i is drawn from the seed and i alone. So a run that was killed and goes on from `last.pt` takes the same steps as one
 that was not, and on a processor ends with the same bits (on a GPU sums may be taken in another order).
@@ -11,7 +12,7 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 import numpy as np
@@ -40,6 +41,10 @@ class Recipe:
     validate: Optional[Callable] = None
     # The figure by which `best.pt` is picked, the larger the better; none: the last weights count.
     better: Optional[str] = None
+    # What `validate` measures on, in words for the card.
+    validated_on: str = ""
+    # All numbers and names that the result depends on, to go on with a run only as it was begun.
+    settings: dict = field(default_factory=dict)
 
 
 class TrainingError(Exception):
@@ -64,6 +69,12 @@ def weights_of(net):
     return {key: value.detach().cpu() for key, value in net.state_dict().items()}
 
 
+def read_weights(path):
+    """(weights, the figures that they were picked by or {}) of a `best.pt` or a `weights.pt`."""
+    found = torch.load(path, map_location="cpu")
+    return (found["net"], found["figures"]) if set(found) == {"net", "figures"} else (found, {})
+
+
 class Precision:
     """float32, or mixed: float16 with scaled gradients on a GPU, bfloat16 on a processor."""
 
@@ -71,6 +82,9 @@ class Precision:
         self.device, self.mixed = torch.device(device).type, mixed
         self.type = torch.float16 if self.device == "cuda" else torch.bfloat16
         self.scaler = torch.cuda.amp.GradScaler(enabled=mixed and self.device == "cuda")
+
+    def __str__(self):
+        return str(self.type if self.mixed else torch.float32)
 
     def autocast(self):
         return torch.autocast(self.device, dtype=self.type) if self.mixed else contextlib.nullcontext()
@@ -100,16 +114,24 @@ class Run:
 
     def load(self):
         state = torch.load(self.last, map_location=self.device)
-        if state["seed"] != self.seed:
-            raise TrainingError(f"{self.last} was begun with seed {state['seed']}, not {self.seed}")
+        begun, now = state.get("settings", {}), self.settings()
+        other = [f"{key} {begun.get(key)}, not {now.get(key)}" for key in sorted({*begun, *now}) if begun.get(key) != now.get(key)]
+        if other:
+            raise TrainingError(f"{self.last} was begun with {'; '.join(other)}: go on as it was begun, or start in another folder")
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         self.done, self.best, self.losses, self.figures = (state[key] for key in ("done", "best", "losses", "figures"))
 
+    def settings(self):
+        """What must not change within a run; as JSON has it, so that it compares with what was read back."""
+        recipe = self.recipe
+        own = {"seed": self.seed, "precision": str(self.precision), "steps": recipe.steps, "epoch": recipe.epoch}
+        return json.loads(json.dumps({**recipe.settings, **own}))
+
     def checkpoint(self):
         state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.precision.scaler.state_dict()}
-        save(self.last, dict(state, done=self.done, best=self.best, losses=self.losses, figures=self.figures, seed=self.seed))
+        save(self.last, dict(state, done=self.done, best=self.best, losses=self.losses, figures=self.figures, settings=self.settings()))
 
     def step(self):
         """One step: its losses as numbers."""
@@ -141,11 +163,18 @@ class Run:
         value = figures.get(self.recipe.better)
         if value is not None and (self.best is None or value >= self.best):
             self.best = value
-            save(os.path.join(self.out, "best.pt"), weights_of(self.net))
+            save(os.path.join(self.out, "best.pt"), {"net": weights_of(self.net), "figures": figures})
         with open(os.path.join(self.out, "figures.json"), "w", encoding="utf-8") as file:
             json.dump(figures, file)
         self.checkpoint()
         print(json.dumps(figures), flush=True)
+
+    def result(self):
+        """(weights, their figures, name of the file) of a finished run: the best epoch's, or the last's where none was picked."""
+        best = os.path.join(self.out, "best.pt")
+        if os.path.exists(best):
+            return (*read_weights(best), "best.pt")
+        return read_weights(os.path.join(self.out, "weights.pt"))[0], self.figures, "weights.pt"
 
     def go(self, until=None):
         """Trains to the recipe's last step, or to `until`; the losses of all steps."""

@@ -5,6 +5,8 @@ the paper's (sections 4.2 to 4.4) or, where it is silent, its public code's. Whe
 a batch is padded with counts in no loss, and a series is pooled over its own slices without the padding.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -314,6 +316,12 @@ def rate_of(plan):
     return lambda step: plan.rate * (factor if step >= share * plan.steps else 1.0)
 
 
+def settings_of(plan, **series):
+    """The numbers of a plan and which series it is for: those of another split, or with masks that came later, give another digest."""
+    digest = hashlib.sha256(json.dumps(series, sort_keys=True).encode()).hexdigest()[:12]
+    return {**vars(plan), "optimizer": plan.optimizer.__name__, "series": digest}
+
+
 def lungs_recipe(dataset, plan, seed):
     ids = sorted({i for source in LUNG_SOURCES for i in dataset.ids_of(source)} - set(dataset.ids_of(TEST_SET)))
     copies = WorkingCopies(dataset, crop=False)
@@ -324,7 +332,8 @@ def lungs_recipe(dataset, plan, seed):
     return Recipe(
         net=net_of("lungs"), batch=lambda rng: slice_batch(rng, copies, train["all"], plan), loss=voxel_loss,
         optimizer=plan.optimizer, rate=rate_of(plan), steps=plan.steps, epoch=plan.epoch,
-        validate=validate_lungs(copies, held_out), better="dice",
+        validate=validate_lungs(copies, held_out), better="dice", validated_on=f"the run's own {len(held_out)} validation series",
+        settings=settings_of(plan, train=train, held_out=held_out),
     )  # fmt: skip
 
 
@@ -346,6 +355,7 @@ def planned_recipe(method, dataset, plan, seed, lungs):
         net=net_of(method), batch=draw, loss=LOSSES.get(method, multitask_loss),
         optimizer=lambda parameters: plan.optimizer(parameters, lr=plan.rate), rate=rate_of(plan), steps=plan.steps, epoch=plan.epoch,
         validate=validate_series(copies, held_out) if held_out else None, better="roc_auc" if held_out else None,
+        validated_on=f"the run's own {len(held_out)} validation series", settings=settings_of(plan, train=groups, held_out=held_out),
     )  # fmt: skip
 
 

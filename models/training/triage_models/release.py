@@ -11,7 +11,7 @@ import os
 
 import torch
 
-from . import cards, data, demo_lesions, demo_lungs, export, paper
+from . import cards, data, demo_lesions, demo_lungs, export, loop, paper
 from .interpret import Interpreter
 
 
@@ -61,7 +61,7 @@ def measured(method, path, root):
 def release(method, weights, root, out, seen, version="1"):
     """Writes a trained method and what is measured on it: the figures."""
     net = paper.net_of(method)
-    net.load_state_dict(torch.load(weights))
+    net.load_state_dict(loop.read_weights(weights)[0])
     folder = os.path.join(out, method)
     card = {"version": version, "licence": cards.LICENCE, "data": cards.DATA[method], "quality": {}, "not_measured": cards.NOT_MEASURED[method]}
     export.write(folder, method, net.eval(), card)

@@ -56,12 +56,21 @@ def check_fall(losses):
         raise loop.TrainingError(f"the loss did not fall: {first:.4f} at first, {last:.4f} at last")
 
 
-def write_folder(args, figures):
+def quality_of(run, figures, file):
+    """The card's quality and what it leaves unmeasured; figures are those of the weights that are written."""
+    measured = {key: value for key, value in figures.items() if key != "step"}
+    weights = f"weights: {file}, of step {figures.get('step', run.done)}"
+    if measured:
+        return {**measured, "how": f"on {run.recipe.validated_on}; {weights}"}, "Everything but the figures above."
+    return {"how": f"not validated; {weights}"}, "Everything."
+
+
+def write_folder(args, run):
     """OUT/METHOD as a zoo folder, of the best weights: what `triaged evaluate --weights OUT` takes."""
-    best = os.path.join(args.out, "best.pt")
-    path = best if os.path.exists(best) else os.path.join(args.out, "weights.pt")
+    weights, figures, file = run.result()
     net = paper.net_of(args.method)
-    net.load_state_dict(torch.load(path))
+    net.load_state_dict(weights)
+    quality, not_measured = quality_of(run, figures, file)
     demonstration = is_demonstration(args.data)
     card = {
         "version": f"seed-{args.seed}",
@@ -69,8 +78,8 @@ def write_folder(args, figures):
         "data": {
             "training": f"{'the demonstration' if demonstration else 'the paper'}'s recipe on {os.path.basename(os.path.abspath(args.data))}, seed {args.seed}"
         },
-        "quality": {**figures, "how": f"on the run's own validation series; weights: {os.path.basename(path)}"},
-        "not_measured": {"all": "Everything but the figures above."},
+        "quality": quality,
+        "not_measured": {"all": not_measured},
     }
     export.write(os.path.join(args.out, args.method), args.method, net.eval(), card)
 
@@ -80,7 +89,13 @@ def start_from(net, path):
     if path.endswith(".onnx"):
         from_zoo.load(net, path)
     else:
-        net.load_state_dict(torch.load(path))
+        net.load_state_dict(loop.read_weights(path)[0])
+
+
+def settings_of(args):
+    """What a run is of, beside its recipe's numbers: a run goes on only with the same."""
+    files = {name: getattr(args, name) for name in ("data", "init", "lungs", "phantoms", "without_lungs")}
+    return {"method": args.method, "quick": args.quick, **{name: path and os.path.realpath(path) for name, path in files.items()}}
 
 
 def main():
@@ -110,12 +125,13 @@ def main():
         recipe = make_recipe(args)
         if args.init:
             start_from(recipe.net, args.init)
+        recipe.settings = {**recipe.settings, **settings_of(args)}
         run = loop.Run(recipe, args.out, args.seed, args.device, mixed, args.resume)
         losses = run.go()
         if args.quick:
             check_fall(losses)
         else:
-            write_folder(args, run.figures)
+            write_folder(args, run)
     except loop.TrainingError as error:
         sys.exit(f"train: {error}")
 

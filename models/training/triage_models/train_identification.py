@@ -18,7 +18,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from . import augment, data, from_zoo
+from . import augment, data, from_zoo, loop
 from .nets import MultitaskLatent, MultitaskSpatial
 
 # Slices of an example: maxima grow with their number, so it varies.
@@ -214,7 +214,7 @@ def backbone_of(method, path):
     net = make(method)
     if path.endswith(".onnx"):
         return from_zoo.load(net, path)
-    state = {key: value for key, value in torch.load(path).items() if not key.startswith("identification.")}
+    state = {key: value for key, value in loop.read_weights(path)[0].items() if not key.startswith("identification.")}
     net.load_state_dict(state, strict=False)
     return net.eval()
 
