@@ -235,12 +235,11 @@ fn say(runs: &[Run], results: &run::Results, dataset: &Dataset, speed: Speed, ou
     }
     if speed.studies > 0 {
         eprintln!(
-            "{} studies by {} methods in {:.0} s: {:.0} studies an hour; {} were done before",
+            "{} studies by {} methods in {:.0} s: {:.0} studies an hour",
             speed.studies,
             runs.len(),
             speed.seconds,
-            speed.studies as f64 * 3600.0 / speed.seconds.max(1e-3),
-            dataset.studies.len() - speed.studies
+            speed.studies as f64 * 3600.0 / speed.seconds.max(1e-3)
         );
     }
     eprintln!("tables, figures and the leaderboard are in {}", out.display());
