@@ -31,7 +31,7 @@ impl Zoo {
     /// Opens the zoo at `dir` with the default method and verifies every file against its card.
     ///
     /// # Errors
-    /// [`CardError`], also when a card is for another task than its folder.
+    /// [`CardError`], also when a card is for another task, or has another name, than its folder.
     pub fn open(dir: &Path) -> Result<Self, CardError> {
         Self::with_method(dir, Method::default(), None)
     }
@@ -41,13 +41,13 @@ impl Zoo {
     /// # Errors
     /// As [`Zoo::open`]; [`CardError::Untrained`] for a method without weights.
     pub fn with_method(dir: &Path, method: Method, weights: Option<&Path>) -> Result<Self, CardError> {
-        let lungs = open(&dir.join(LUNGS), Task::Lungs)?;
+        let lungs = open(&dir.join(LUNGS), LUNGS, Task::Lungs)?;
         let folder = weights.unwrap_or(dir).join(method.name());
         let default = method == Method::MultitaskSpatial1;
         let multitask_dir = if default { folder.clone() } else { dir.join(MULTITASK) };
-        let multitask = open(&multitask_dir, Task::Multitask)?;
+        let multitask = open(&multitask_dir, MULTITASK, Task::Multitask)?;
         let other = match method.task().filter(|_| !default) {
-            Some(task) => Some((open(&folder, task)?, folder)),
+            Some(task) => Some((open(&folder, method.name(), task)?, folder)),
             None => None,
         };
         // One grid serves all nets: the crop is cut from the planes of the lung net.
@@ -115,13 +115,17 @@ fn head(card: &ModelCard) -> &str {
     card.files.head.as_ref().expect("ModelCard::load: a card of a task with a head names it")
 }
 
-fn open(dir: &Path, task: Task) -> Result<ModelCard, CardError> {
+/// Opens the card of a folder: a network under another's name would be reported as what it isn't.
+fn open(dir: &Path, name: &str, task: Task) -> Result<ModelCard, CardError> {
     let card = ModelCard::load(dir)?;
-    if card.task == task {
+    let what = if card.name != name {
+        format!("name is {:?}, expected {name:?}", card.name)
+    } else if card.task != task {
+        format!("task is {:?}, expected {task:?}", card.task)
+    } else {
         return Ok(card);
-    }
-    let path = dir.join("card.toml");
-    Err(CardError::Invalid { path, what: format!("task is {:?}, expected {task:?}", card.task) })
+    };
+    Err(CardError::Invalid { path: dir.join("card.toml"), what })
 }
 
 /// Where the zoo is when the configuration does not say: `zoo/` beside the binary, else `../share/triaged/zoo` from it (an installed box), else

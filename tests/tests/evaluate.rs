@@ -149,6 +149,7 @@ fn others_are_ranked(others: &Path, dataset: &Path, out: &Path) {
     let first = &board["entries"][0];
     assert_eq!((&first["name"], &first["metrics"]["auc_all"]), (&json!("perfect"), &json!(1.0)), "{board}");
     assert!(first["metrics"]["dice"].is_null() && board["entries"].as_array().unwrap().len() == 3);
+    assert_eq!(first["answered"]["auc_all"], json!(STUDIES.len() + 1));
     // A board of other studies is not mixed with these.
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("labels.csv"), "id,group\nx,covid\n").unwrap();
@@ -166,6 +167,14 @@ fn layouts(scratch: &Path, out: &Path) {
     fs::write(&file, Value::Object(labels).to_string()).unwrap();
     let [paper, nifti] = ["paper", "nifti"].map(|name| scratch.join(name));
     run_ok(script("data_sets.py").arg(scratch.join("dicom")).arg(file).args([&paper, &nifti]));
+    // Two sets of studies are not taken together without a word.
+    for (subset, ids) in [("train", "[\"p2\"]"), ("test", "[\"p1\"]")] {
+        fs::create_dir_all(paper.join("subsets").join(subset)).unwrap();
+        fs::write(paper.join("subsets").join(subset).join("ids.json"), ids).unwrap();
+    }
+    let refused = evaluate(&paper, &scratch.join("out-refused")).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("several subsets (test, train)"), "{said}");
     let results = |out: &Path| -> Vec<Vec<String>> {
         let text = fs::read_to_string(out.join("studies.csv")).unwrap();
         let rows = text.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect::<Vec<_>>());
@@ -176,7 +185,7 @@ fn layouts(scratch: &Path, out: &Path) {
     assert_eq!(expected.len(), 2 * STUDIES.len());
     for (dataset, name) in [(paper, "out-paper"), (nifti, "out-nifti")] {
         let out = scratch.join(name);
-        run_ok(&mut evaluate(&dataset, &out));
+        run_ok(evaluate(&dataset, &out).args(["--subset", "all"]));
         for (ours, theirs) in results(&out).iter().zip(&expected) {
             assert_eq!(ours[..4], theirs[..4], "{name}");
             for (a, b) in ours[4..].iter().zip(&theirs[4..]) {

@@ -7,7 +7,7 @@ use crate::evaluation::dataset::{Dataset, Study};
 use crate::evaluation::figures::{self, Named};
 use crate::evaluation::leaderboard::Board;
 use crate::evaluation::run::{self, Run, Speed};
-use crate::evaluation::score::{self, Scored};
+use crate::evaluation::score::{self, By, Scored};
 use crate::evaluation::table::{self, Bootstrap, Line};
 use crate::evaluation::{Drawing, write};
 use anyhow::{Context, bail};
@@ -22,6 +22,9 @@ use std::sync::Arc;
 pub struct Args {
     /// The data set: the paper's layout, or a folder with labels.csv beside NIfTI files or folders of DICOM.
     dataset: PathBuf,
+    /// A subset of the paper's layout (subsets/NAME/ids.json), or all.
+    #[arg(long, value_name = "NAME")]
+    subset: Option<String>,
     /// A method; may be given several times. By default every method that has weights.
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<Method>,
@@ -60,7 +63,7 @@ fn named_dir(text: &str) -> Result<(String, PathBuf), String> {
 
 /// Evaluates. Success means that the tables are written; what is wrong with a study is a row of them.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let dataset = Dataset::open(&args.dataset)?;
+    let dataset = Dataset::open(&args.dataset, args.subset.as_deref())?;
     let mut board = Board::open(&args.out.join("leaderboard.json"), &dataset)?;
     let threads = appliance::threads(args.threads);
     let runs = load(args, threads)?;
@@ -105,7 +108,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     write(&out("leaderboard.md"), board.markdown().as_bytes())?;
     draw(args, &dataset, &runs, &results, &predicted)?;
     println!("{text}");
-    say(&runs, &results, &dataset, speed, &args.out);
+    let named = runs.iter().zip(&results).map(|(run, results)| (run.name(), results.as_slice()));
+    let others = predicted.iter().map(|(name, scored)| (name.clone(), scored.as_slice()));
+    complain(&dataset, named.chain(others));
+    say(runs.len(), speed, &args.out);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -206,9 +212,9 @@ fn draw(
         let card = run.analyzer.zoo().card();
         let (point, by) = match card.thresholds.operating_point {
             Some(point) if run.method.gives_probability() => {
-                ((f64::from(point) * 1e6).round() / 1e6, "probability")
+                ((f64::from(point) * 1e6).round() / 1e6, By::Probability)
             }
-            _ => (super::analyze::SEVERITY_MIN, "severity"),
+            _ => (super::analyze::SEVERITY_MIN, By::Severity),
         };
         let method = named(run.name(), results);
         let file = run.name().replace('@', "-");
@@ -224,20 +230,27 @@ fn draw(
     save("roc", &figures::roc(&curves))
 }
 
-/// What went wrong, how fast it was, where the files are: on stderr.
-fn say(runs: &[Run], results: &run::Results, dataset: &Dataset, speed: Speed, out: &Path) {
-    for (run, results) in runs.iter().zip(results) {
+/// What went wrong or could not be measured: on stderr.
+fn complain<'a>(dataset: &Dataset, runs: impl Iterator<Item = (String, &'a [Scored])>) {
+    for (name, results) in runs {
         for (study, scored) in dataset.studies.iter().zip(results) {
             if let Some(why) = &scored.problem {
-                eprintln!("no result: {} of {}: {why}", run.name(), study.id);
+                eprintln!("no result: {name} of {}: {why}", study.id);
+            }
+            if let Some(what) = &scored.note {
+                eprintln!("{name} of {}: {what}", study.id);
             }
         }
     }
+}
+
+/// How fast it was, where the files are: on stderr.
+fn say(runs: usize, speed: Speed, out: &Path) {
     if speed.studies > 0 {
         eprintln!(
             "{} studies by {} methods in {:.0} s: {:.0} studies an hour",
             speed.studies,
-            runs.len(),
+            runs,
             speed.seconds,
             speed.studies as f64 * 3600.0 / speed.seconds.max(1e-3)
         );

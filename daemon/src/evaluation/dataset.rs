@@ -15,11 +15,15 @@
 //!
 //! All but the first two may be left out. Paths are relative to the CSV. Nothing is read but lists and labels; [`super::volume`] reads images.
 
+use crate::commands::analyze::files;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+/// The name of the subset that holds every study.
+pub const ALL: &str = "all";
 
 /// What a study shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -123,16 +127,27 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens a folder in either layout.
+    /// Opens a folder in either layout; of the paper's, the studies of a subset, [`ALL`] for every one.
     ///
     /// # Errors
-    /// A folder in neither, a list that can't be read, two studies of one name, no study at all.
-    pub fn open(root: &Path) -> anyhow::Result<Self> {
+    /// A folder in neither, a list that can't be read, two studies of one name, no study at all; a subset that isn't there, or none named where
+    /// there are several.
+    pub fn open(root: &Path, subset: Option<&str>) -> anyhow::Result<Self> {
         let csv = root.join("labels.csv");
         let mut studies = if csv.is_file() {
+            if let Some(name) = subset.filter(|name| *name != ALL) {
+                bail!(
+                    "{}: a data set with labels.csv has no subsets, so none is named {name:?}",
+                    root.display()
+                );
+            }
             by_csv(root, &csv)?
         } else if root.join("images").is_dir() {
-            by_paper(root)?
+            let mut studies = by_paper(root)?;
+            if let Some(name) = chosen(root, subset)? {
+                retain(&mut studies, root, name)?;
+            }
+            studies
         } else {
             bail!("{} is no data set: it has neither labels.csv nor a folder images", root.display());
         };
@@ -144,7 +159,11 @@ impl Dataset {
             bail!("{} holds no study", root.display());
         }
         let name = root.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
-        Ok(Self { name: name.unwrap_or_else(|| "data set".to_owned()), studies })
+        let mut name = name.unwrap_or_else(|| "data set".to_owned());
+        if let Some(subset) = subset.filter(|subset| *subset != ALL) {
+            name = format!("{name}, subset {subset}");
+        }
+        Ok(Self { name, studies })
     }
 
     /// A hash of the studies' names and groups: results of another data set don't belong beside this one's.
@@ -159,30 +178,68 @@ impl Dataset {
 }
 
 impl Study {
-    /// A hash of the files' names, sizes and times: whether a result is of this study as it is now.
+    /// A hash of the files' places, sizes and times: whether a result is of this study as it is now.
     pub fn fingerprint(&self) -> String {
-        let image: Vec<&Path> = match &self.image {
+        let image: Vec<&PathBuf> = match &self.image {
             Image::Npy { image, spacing } => vec![image, spacing],
             Image::Nifti(path) | Image::Dicom(path) => vec![path],
         };
         let truth = &self.truth;
         let masks = truth.lungs.iter().chain(truth.lesions.values()).chain(&truth.labels);
-        let mut files: Vec<PathBuf> = Vec::new();
-        for path in image.into_iter().chain(masks.map(PathBuf::as_path)) {
-            match path.read_dir() {
-                Ok(entries) => files.extend(entries.flatten().map(|entry| entry.path())),
-                Err(_) => files.push(path.to_owned()),
-            }
-        }
-        files.sort();
         let mut hasher = Sha256::new();
-        for file in files {
-            let meta = std::fs::metadata(&file);
-            let of = |m: std::fs::Metadata| (m.len(), m.modified().ok());
-            hasher.update(format!("{:?} {:?}\n", file.file_name(), meta.map(of).ok()));
+        for path in image.into_iter().chain(masks) {
+            hasher.update(format!("{:?}\n", path.file_name()));
+            // Folders at any depth: DICOM of a study often lies in one a series. What can't be read fails when it is opened.
+            for file in files::under(std::slice::from_ref(path)).unwrap_or_default() {
+                let of = |m: std::fs::Metadata| (m.len(), m.modified().ok());
+                let meta = std::fs::metadata(&file).map(of).ok();
+                hasher.update(format!("{:?} {meta:?}\n", file.strip_prefix(path)));
+            }
         }
         hex(&hasher.finalize()[..8])
     }
+}
+
+/// The subset to take; `None` for all studies. Groups and CT categories lie among the subsets, too: they are labels, and none of them has to be
+/// named; training and test sets must not be mixed without a word.
+fn chosen<'a>(root: &Path, wanted: Option<&'a str>) -> anyhow::Result<Option<&'a str>> {
+    let folder = root.join("subsets");
+    let there = if folder.is_dir() { names(&folder)? } else { Vec::new() };
+    match wanted {
+        Some(ALL) => Ok(None),
+        Some(name) if there.iter().any(|other| other == name) => Ok(Some(name)),
+        Some(name) => bail!("{}: no subset {name:?}; there are: {}", root.display(), there.join(", ")),
+        None => {
+            let is_label = |name: &str| Group::of(name).is_ok() || category(name).is_some();
+            let sets: Vec<&str> = there.iter().map(String::as_str).filter(|name| !is_label(name)).collect();
+            match sets.as_slice() {
+                [] => {}
+                [one] => eprintln!("all studies of {} are taken, not only its subset {one}", root.display()),
+                _ => bail!(
+                    "{} has several subsets ({}): name one with --subset NAME, or take all studies with --subset {ALL}",
+                    root.display(),
+                    sets.join(", ")
+                ),
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Keeps the studies of a subset.
+fn retain(studies: &mut Vec<Study>, root: &Path, subset: &str) -> anyhow::Result<()> {
+    let path = root.join("subsets").join(subset).join("ids.json");
+    let ids: BTreeSet<String> = json(&path)?;
+    if let Some(absent) = ids.iter().find(|id| studies.iter().all(|study| study.id != **id)) {
+        bail!("{}: study {absent:?} has no folder in images", path.display());
+    }
+    studies.retain(|study| ids.contains(&study.id));
+    Ok(())
+}
+
+/// CT-0 to CT-4 as a number.
+fn category(text: &str) -> Option<u8> {
+    text.strip_prefix("CT-").unwrap_or(text).parse::<u8>().ok().filter(|digit| *digit <= 4)
 }
 
 /// Bytes in hexadecimal.
@@ -303,10 +360,7 @@ fn by_csv(root: &Path, csv: &Path) -> anyhow::Result<Vec<Study>> {
         };
         let category = match row.category.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
             None => None,
-            Some(text) => {
-                let digit = text.strip_prefix("CT-").unwrap_or(text).parse::<u8>().ok();
-                Some(digit.filter(|d| *d <= 4).with_context(|| format!("{text:?} is no category"))?)
-            }
+            Some(text) => Some(self::category(text).with_context(|| format!("{text:?} is no category"))?),
         };
         let raters = row.lesions.unwrap_or_default();
         let raters = raters.split(';').map(str::trim).filter(|path| !path.is_empty());
@@ -333,69 +387,5 @@ pub fn json<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(root: &Path, file: &str, text: &str) {
-        let path = root.join(file);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    #[test]
-    fn the_papers_layout() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        for id in ["a", "b", "c", "d"] {
-            put(root, &format!("images/{id}/image.npy"), "");
-        }
-        put(root, "subsets/covid/ids.json", "[\"a\"]");
-        put(root, "subsets/nodules/ids.json", "[\"b\"]");
-        put(root, "subsets/CT-2/ids.json", "[\"a\"]");
-        put(root, "covid_labels/c/covid_label.json", "false");
-        put(root, "covid_masks/a/second/covid_mask.npy", "");
-        put(root, "covid_masks/a/first/covid_mask.npy", "");
-        put(root, "lungs_masks/a/lungs_mask.npy", "");
-        let found = Dataset::open(root).unwrap();
-        let groups: Vec<_> = found.studies.iter().map(|study| study.group.clone().ok()).collect();
-        assert_eq!(groups, [Some(Group::Covid), Some(Group::Nodules), Some(Group::Other), None]);
-        let first = &found.studies[0];
-        assert_eq!(first.truth.lesions.keys().collect::<Vec<_>>(), ["first", "second"]);
-        assert!(first.category == Some(2) && first.truth.lungs.is_some());
-        let before = first.fingerprint();
-        assert_eq!(before, Dataset::open(root).unwrap().studies[0].fingerprint());
-        put(root, "images/a/image.npy", "changed");
-        assert_ne!(before, Dataset::open(root).unwrap().studies[0].fingerprint());
-        put(root, "subsets/normal/ids.json", "[\"a\"]");
-        assert!(Dataset::open(root).unwrap_err().to_string().contains("\"a\" is in two subsets"));
-    }
-
-    #[test]
-    fn a_csv_of_labels() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        put(root, "x.nii.gz", "");
-        put(
-            root,
-            "labels.csv",
-            "id,group,category,lesions,labels\nx,covid,CT-3,m/1.nii.gz;m/2.nii.gz,\ny,normal,,,y/truth/labels.npy\n",
-        );
-        let found = Dataset::open(root).unwrap();
-        assert_eq!(found.studies[0].image, Image::Nifti(root.join("x.nii.gz")));
-        assert_eq!((found.studies[0].truth.lesions.len(), found.studies[0].category), (2, Some(3)));
-        assert_eq!(found.studies[1].image, Image::Dicom(root.join("y")));
-        assert_eq!(found.studies[1].truth.labels, Some(root.join("y/truth/labels.npy")));
-        for (text, want) in [
-            ("id,group\nx,flu\n", "\"flu\" is no group; known: covid"),
-            ("id,group\n../x,covid\n", "can't be the name of a study"),
-            ("id,group\nx,covid\nx,normal\n", "two studies are named \"x\""),
-            ("id,group,category\nx,covid,9\n", "line 2: \"9\" is no category"),
-            ("id\nx\n", "missing field `group`"),
-            ("id,group\n", "holds no study"),
-        ] {
-            put(root, "labels.csv", text);
-            let error = format!("{:#}", Dataset::open(root).unwrap_err());
-            assert!(error.contains(want), "{error}");
-        }
-    }
-}
+#[path = "dataset_tests.rs"]
+mod tests;

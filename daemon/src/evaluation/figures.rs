@@ -3,6 +3,7 @@
 use super::dataset::Group;
 use super::drawing::{Anchor, Colour, Drawing};
 use super::metrics;
+use super::score::By;
 use super::table::{COLUMNS, Row};
 
 const INK: Colour = [40, 40, 48];
@@ -39,6 +40,13 @@ pub struct Named<'a> {
     pub rows: Vec<Row<'a>>,
 }
 
+impl Named<'_> {
+    /// What its studies are identified by.
+    pub fn by(&self) -> By {
+        By::of(self.rows.iter().map(|(_, scored)| *scored))
+    }
+}
+
 /// ROC curves of all methods, one panel a comparison.
 pub fn roc(methods: &[Named<'_>]) -> Drawing {
     let (side, gap, left, top) = (150.0, 46.0, 40.0, 34.0);
@@ -54,7 +62,7 @@ pub fn roc(methods: &[Named<'_>]) -> Drawing {
         drawing.line(vec![(x, y + 12.0 + side), (x + side, y + 12.0)], GRID, 0.8);
         for (index, method) in methods.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
-            let scored = metric.scored(&method.rows);
+            let scored = metric.scored(&method.rows, method.by());
             let said = match (metrics::roc_curve(&scored), metrics::roc_auc(&scored)) {
                 (Ok(curve), Ok(auc)) => {
                     let points = curve
@@ -77,15 +85,16 @@ pub fn roc(methods: &[Named<'_>]) -> Drawing {
     drawing
 }
 
-/// Figure 5: the confusion by group at `point`, and the flagged studies by descending severity. `None` where nothing measures severity.
-pub fn triage(method: &Named<'_>, point: f64, by: &str) -> Option<Drawing> {
+/// Figure 5: the confusion by group at `point`, studies without an answer beside it, and the flagged studies by descending severity. `None`
+/// where nothing measures severity.
+pub fn triage(method: &Named<'_>, point: f64, by: By) -> Option<Drawing> {
     let groups: Vec<Group> =
         Group::ALL.into_iter().filter(|g| method.rows.iter().any(|(s, _)| s.group == Ok(*g))).collect();
     let answered: Vec<(Group, bool, f64)> = method
         .rows
         .iter()
         .filter_map(|(study, scored)| {
-            Some((*study.group.as_ref().ok()?, scored.identification()? >= point, scored.severity?))
+            Some((*study.group.as_ref().ok()?, scored.identification(by)? >= point, scored.severity?))
         })
         .collect();
     if answered.is_empty() {
@@ -99,24 +108,26 @@ pub fn triage(method: &Named<'_>, point: f64, by: &str) -> Option<Drawing> {
     flagged.sort_by(|a, b| b.1.total_cmp(&a.1));
 
     let (cell_w, cell_h, x, y) = (62.0, 34.0, 78.0, 62.0);
-    let (bars_x, bars_w) = (x + 2.0 * cell_w + 40.0, 220.0);
+    let (bars_x, bars_w) = (x + 3.0 * cell_w + 40.0, 220.0);
     let bars_h = (5.0 * flagged.len() as f32).max(cell_h * groups.len() as f32);
     let mut drawing = Drawing::new(bars_x + bars_w + 90.0, y + bars_h + 52.0);
     drawing.title((12.0, 16.0), &format!("Triage by {}", method.name), INK, Anchor::Start);
-    let subtitle = format!("identified by {by} at or above {point}");
+    let subtitle = format!("identified by {} at or above {point}", by.name());
     drawing.text((12.0, 28.0), &subtitle, FAINT, Anchor::Start);
-    for (column, name) in ["negative", "positive"].into_iter().enumerate() {
+    for (column, name) in ["negative", "positive", "no answer"].into_iter().enumerate() {
         drawing.text((x + (column as f32 + 0.5) * cell_w, y - 6.0), name, FAINT, Anchor::Middle);
     }
     for (row, group) in groups.iter().enumerate() {
         let top = y + row as f32 * cell_h;
-        let all = answered.iter().filter(|(g, _, _)| g == group).count();
+        let all = method.rows.iter().filter(|(study, _)| study.group == Ok(*group)).count();
+        let found = |of: bool| answered.iter().filter(|(g, p, _)| g == group && *p == of).count();
+        let counts = [found(false), found(true), all - found(false) - found(true)];
         drawing.text((x - 6.0, top + cell_h / 2.0 + 3.0), group.title(), INK, Anchor::End);
-        for (column, positive) in [false, true].into_iter().enumerate() {
-            let count = answered.iter().filter(|(g, p, _)| g == group && *p == positive).count();
+        for (column, count) in counts.into_iter().enumerate() {
             let share = count as f32 / all.max(1) as f32;
             let fill = [255, 255, 255].map(|v: i32| v as f32);
-            let deep = [0.0, 90.0, 150.0];
+            // Not evaluated, or broken: neither one nor the other, and grey.
+            let deep = if column == 2 { [110.0, 110.0, 110.0] } else { [0.0, 90.0, 150.0] };
             let mixed = [0, 1, 2].map(|i| (fill[i] + (deep[i] - fill[i]) * share) as u8);
             let left = x + column as f32 * cell_w;
             drawing.rectangle([left, top, cell_w - 2.0, cell_h - 2.0], GRID);

@@ -1,9 +1,10 @@
 //! The leaderboard of a data set: our methods and other people's models, ranked. A file that stays and grows.
 
 use super::dataset::{Dataset, json};
-use super::table::{COLUMNS, Cell, Line};
+use super::table::{COLUMNS, Line};
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -19,7 +20,10 @@ pub struct Entry {
     /// Studies of the data set.
     pub of: usize,
     /// By the columns' keys; null where there is none.
-    pub metrics: std::collections::BTreeMap<String, Option<f64>>,
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// Studies that each of them is over.
+    #[serde(default)]
+    pub answered: BTreeMap<String, usize>,
 }
 
 /// The file.
@@ -54,19 +58,18 @@ impl Board {
         Ok(board)
     }
 
-    /// Adds a line, in the place of one of the same name.
+    /// Adds a line, in the place of one of the same name and source: somebody's predictions may have a method's name.
     pub fn add(&mut self, line: &Line, source: &str) {
-        let value = |cell: &Cell| cell.mean;
-        let metrics =
-            COLUMNS.iter().zip(&line.cells).map(|((_, key, _), cell)| ((*key).to_owned(), value(cell)));
+        let cells = || COLUMNS.iter().zip(&line.cells).map(|((_, key, _), cell)| ((*key).to_owned(), cell));
         let entry = Entry {
             name: line.name.clone(),
             source: source.to_owned(),
             studies: line.studies,
             of: line.of,
-            metrics: metrics.collect(),
+            metrics: cells().map(|(key, cell)| (key, cell.mean)).collect(),
+            answered: cells().map(|(key, cell)| (key, cell.studies)).collect(),
         };
-        self.entries.retain(|other| other.name != entry.name);
+        self.entries.retain(|other| (&other.name, &other.source) != (&entry.name, &entry.source));
         self.entries.push(entry);
         self.rank();
     }
@@ -75,7 +78,10 @@ impl Board {
     fn rank(&mut self) {
         let key = |entry: &Entry, name: &str| entry.metrics.get(name).copied().flatten().unwrap_or(-2.0);
         self.entries.sort_by(|a, b| {
-            let whole = |entry: &Entry| entry.studies < entry.of;
+            let whole = |entry: &Entry| {
+                let scored = entry.answered.get("auc_all").copied().unwrap_or(0);
+                entry.studies.min(scored) < entry.of
+            };
             let by = |name: &str| key(b, name).total_cmp(&key(a, name));
             whole(a)
                 .cmp(&whole(b))
@@ -90,14 +96,16 @@ impl Board {
     pub fn markdown(&self) -> String {
         let mut text = format!(
             "# Leaderboard: {}\n\nRanked by ROC AUC against all others, then Spearman's rho, then Dice; runs without an answer for every study come \
-             last. Not for diagnostic use.\n\n| rank | run | by | {} | studies |\n|---|---|---|{}---|\n",
+             last; n counts the studies behind a figure. Not for diagnostic use.\n\n| rank | run | by | {} | studies |\n|---|---|---|{}---|\n",
             self.dataset,
             COLUMNS.map(|(_, _, title)| title).join(" | "),
             "---|".repeat(COLUMNS.len())
         );
         for (rank, entry) in (1..).zip(&self.entries) {
             let cells = COLUMNS.map(|(_, key, _)| {
-                entry.metrics.get(key).copied().flatten().map_or("n/a".to_owned(), |v| format!("{v:.3}"))
+                let studies = entry.answered.get(key).copied().unwrap_or(0);
+                let value = entry.metrics.get(key).copied().flatten();
+                value.map_or("n/a".to_owned(), |v| format!("{v:.3} (n = {studies})"))
             });
             let _ = writeln!(
                 text,
@@ -116,9 +124,10 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluation::table::Cell;
 
     fn line(name: &str, auc: Option<f64>, studies: usize) -> Line {
-        let cell = Cell { mean: auc, std: None, interval: None, reason: None };
+        let cell = Cell { mean: auc, std: None, interval: None, studies, reason: None };
         Line { name: name.to_owned(), weight_sets: 1, studies, of: 4, cells: vec![cell; 6], seconds: None }
     }
 
@@ -131,9 +140,14 @@ mod tests {
             board.add(&line(name, auc, studies), "triaged");
         }
         board.add(&line("a", Some(0.95), 4), "triaged");
+        board.add(&line("a", Some(0.6), 4), "predictions");
+        // Every study has a mask, and one of them no probability.
+        let mut unscored = line("unscored", Some(1.0), 4);
+        unscored.cells[0].studies = 3;
+        board.add(&unscored, "predictions");
         let order: Vec<&str> = board.entries.iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(order, ["a", "b", "none", "partial"]);
-        assert!(board.markdown().contains("| 1 | a | triaged | 0.950 |"));
+        assert_eq!(order, ["a", "b", "a", "none", "partial", "unscored"]);
+        assert!(board.markdown().contains("| 1 | a | triaged | 0.950 (n = 4) |"));
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("leaderboard.json");

@@ -27,6 +27,9 @@ pub enum Undefined {
     /// Another method, or none, measures it.
     #[error("not measured by this method")]
     NotMeasured,
+    /// The data set lacks lesion masks, or the lungs to take their share of.
+    #[error("no true severity: the data set has no lesion masks with lung masks")]
+    NoTruth,
 }
 
 /// Area under the ROC curve of `(score, is positive)`: the chance that a positive study has the higher score, ties counting half.

@@ -1,12 +1,13 @@
 //! From a study's answer to what the metrics take: its Dice against each rater, its severity and the raters'.
 //!
-//! As the paper's script: severities of masks are taken in the data set's lung mask where there is one, and averaged over raters; Dice scores
-//! are, too. The result is small, and is what is kept on disk.
+//! A method's severity is the appliance's own, in the lungs that it found itself: what a worklist would show. The raters' is taken in the data
+//! set's lungs, and so is that of other people's masks; a data set without lungs has no true severity. Severities and Dice scores are averaged
+//! over raters. The result is small, and is what is kept on disk.
 
 use super::dataset::{Study, Truth, json};
 use super::volume;
 use super::{dataset, metrics};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use engine::{Analysis, LabelVolume};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -26,6 +27,36 @@ pub struct Scored {
     pub seconds: Option<f64>,
     /// Why there is no answer.
     pub problem: Option<String>,
+    /// What of the answer could not be measured, and why.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// What the studies of a run are identified by: one for all of them, since the two can't be ranked together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The identification probability.
+    Probability,
+    /// The severity, where a method gives no probability (paper, section 2.5).
+    Severity,
+}
+
+impl By {
+    /// The probability if any study of the run has one.
+    pub fn of<'a>(results: impl IntoIterator<Item = &'a Scored>) -> Self {
+        match results.into_iter().any(|scored| scored.probability.is_some()) {
+            true => Self::Probability,
+            false => Self::Severity,
+        }
+    }
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probability => "probability",
+            Self::Severity => "severity",
+        }
+    }
 }
 
 impl Scored {
@@ -34,9 +65,12 @@ impl Scored {
         Self { problem: Some(why.into()), ..Self::default() }
     }
 
-    /// What identification is scored by: the probability, else the severity (paper, section 2.5).
-    pub fn identification(&self) -> Option<f64> {
-        self.probability.or(self.severity)
+    /// What identification is scored by; `None` where the study has no answer of that kind.
+    pub fn identification(&self, by: By) -> Option<f64> {
+        match by {
+            By::Probability => self.probability,
+            By::Severity => self.severity,
+        }
     }
 }
 
@@ -68,52 +102,46 @@ impl Masks {
     }
 
     /// Compares an analysis.
-    ///
-    /// # Errors
-    /// No lungs to take a severity in.
-    pub fn score(&self, analysis: &Analysis, threads: usize) -> anyhow::Result<Scored> {
-        let probability = analysis.probability.map(f64::from);
+    pub fn score(&self, analysis: &Analysis, threads: usize) -> Scored {
         let labels = &analysis.labels.voxels;
-        let own_lungs = || labels.iter().map(|label| label & LabelVolume::LUNGS != 0).collect();
-        let lungs = self.lungs.clone().unwrap_or_else(own_lungs);
-        let lesions = analysis
-            .lesions
-            .is_some()
-            .then(|| -> Vec<bool> { labels.iter().map(|label| label & LabelVolume::LESION != 0).collect() });
-        self.compare(probability, &lungs, lesions, threads)
+        let lesion = |label: &u8| label & LabelVolume::LESION != 0;
+        let found: Option<Vec<bool>> = analysis.lesions.map(|_| labels.iter().map(lesion).collect());
+        Scored {
+            probability: analysis.probability.map(f64::from),
+            severity: analysis.lesions.map(|lesions| study::severity::severity(lesions.fraction)),
+            ..self.compare(found.as_deref(), threads)
+        }
     }
 
-    fn compare(
-        &self,
-        probability: Option<f64>,
-        lungs: &[bool],
-        lesions: Option<Vec<bool>>,
-        threads: usize,
-    ) -> anyhow::Result<Scored> {
-        let severity = |lesions: &[bool]| {
-            let fractions = LabelVolume::of_masks(self.shape, lungs, lesions).fractions(threads);
-            fractions.map(study::severity::severity).context("the lung mask is empty")
+    /// The raters' severity, and Dice scores against them.
+    fn compare(&self, found: Option<&[bool]>, threads: usize) -> Scored {
+        let severities = self.raters.iter().map(|mask| self.severity(mask, threads));
+        let (true_severity, note) = match severities.collect::<Result<Vec<_>, _>>() {
+            Ok(severities) => (mean(&severities), None),
+            Err(why) => (None, Some(format!("true severity not measured: {why}"))),
         };
-        let of_raters = self.raters.iter().map(|mask| severity(mask)).collect::<Result<Vec<_>, _>>()?;
-        let dice = lesions
-            .as_ref()
-            .map(|found| self.raters.iter().map(|mask| metrics::dice(mask, found)).collect::<Vec<_>>());
-        let mean = |values: &[f64]| metrics::mean_std(values).ok().map(|(mean, _)| mean);
-        Ok(Scored {
-            probability,
-            severity: lesions.as_deref().map(severity).transpose()?,
-            true_severity: mean(&of_raters),
-            dice: dice.and_then(|dice| mean(&dice)),
-            seconds: None,
-            problem: None,
-        })
+        let dice = found.and_then(|found| {
+            mean(&self.raters.iter().map(|mask| metrics::dice(mask, found)).collect::<Vec<_>>())
+        });
+        Scored { true_severity, dice, note, ..Scored::default() }
     }
+
+    /// The severity of a mask in the data set's lungs, or why there is none.
+    fn severity(&self, lesions: &[bool], threads: usize) -> Result<f64, &'static str> {
+        let lungs = self.lungs.as_ref().ok_or("the data set has no lung mask of this study")?;
+        let fractions = LabelVolume::of_masks(self.shape, lungs, lesions).fractions(threads);
+        fractions.map(study::severity::severity).ok_or("the data set's lung mask is empty")
+    }
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    metrics::mean_std(values).ok().map(|(mean, _)| mean)
 }
 
 /// Scores a prediction of somebody else's model: `<id>/covid_proba.json` and `<id>/lesions_mask.npy`, either of which may be missing.
 ///
 /// # Errors
-/// Neither is there, one can't be read, or the data set has no lung mask to take a severity in.
+/// Neither is there, or one can't be read. Without lungs to take a severity in, the severity is missing, and a note says so.
 pub fn prediction(dir: &Path, study: &Study, threads: usize) -> anyhow::Result<Scored> {
     let folder = dir.join(&study.id);
     let (proba, mask) = (folder.join("covid_proba.json"), folder.join("lesions_mask.npy"));
@@ -129,8 +157,13 @@ pub fn prediction(dir: &Path, study: &Study, threads: usize) -> anyhow::Result<S
     }
     let shape = volume::shape(&mask)?;
     let masks = Masks::read(&study.truth, shape)?;
-    let lungs = masks.lungs.clone().context("the data set has no lung mask of this study")?;
-    masks.compare(probability, &lungs, Some(volume::mask(&mask, shape)?), threads)
+    let found = volume::binary_mask(&mask, shape)?;
+    let compared = masks.compare(Some(&found), threads);
+    let (severity, note) = match masks.severity(&found, threads) {
+        Ok(severity) => (Some(severity), compared.note.clone()),
+        Err(why) => (None, Some(format!("severity not measured: {why}"))),
+    };
+    Ok(Scored { probability, severity, note, ..compared })
 }
 
 /// Reads a result that was kept, if it is of this key.
@@ -155,3 +188,7 @@ struct Kept {
     #[serde(flatten)]
     scored: Scored,
 }
+
+#[cfg(test)]
+#[path = "score_tests.rs"]
+mod tests;

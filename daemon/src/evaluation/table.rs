@@ -2,7 +2,7 @@
 
 use super::dataset::{Dataset, Group, Study};
 use super::metrics::{self, Undefined};
-use super::score::Scored;
+use super::score::{By, Scored};
 use engine::Method;
 use serde::Serialize;
 use std::fmt::Write;
@@ -32,15 +32,15 @@ pub const COLUMNS: [(Metric, &str, &str); 6] = [
 pub type Row<'a> = (&'a Study, &'a Scored);
 
 impl Metric {
-    /// Score and label of the studies that an AUC is over.
-    pub fn scored(self, rows: &[Row<'_>]) -> Vec<(f64, bool)> {
+    /// Score and label of the studies that an AUC is over: those that have the run's kind of score.
+    pub fn scored(self, rows: &[Row<'_>], by: By) -> Vec<(f64, bool)> {
         let Self::Auc(against) = self else { return Vec::new() };
         let counts =
             |group: &Group| *group == Group::Covid || against.is_none_or(|against| against == *group);
         rows.iter()
             .filter_map(|(study, scored)| {
                 let group = study.group.as_ref().ok().filter(|group| counts(group))?;
-                Some((scored.identification()?, *group == Group::Covid))
+                Some((scored.identification(by)?, *group == Group::Covid))
             })
             .collect()
     }
@@ -49,26 +49,36 @@ impl Metric {
     ///
     /// # Errors
     /// [`Undefined`].
-    pub fn of(self, rows: &[Row<'_>]) -> Result<f64, Undefined> {
+    pub fn of(self, rows: &[Row<'_>], by: By) -> Result<f64, Undefined> {
+        self.value(rows, by).0
+    }
+
+    /// Its value, and over how many studies it is.
+    fn value(self, rows: &[Row<'_>], by: By) -> (Result<f64, Undefined>, usize) {
         let covid =
-            || rows.iter().filter(|(study, _)| study.group == Ok(Group::Covid)).map(|(_, scored)| scored);
+            rows.iter().filter(|(study, _)| study.group == Ok(Group::Covid)).map(|(_, scored)| *scored);
+        let answered: Vec<&Scored> = covid.filter(|scored| scored.problem.is_none()).collect();
+        let none =
+            |measured: fn(&Scored) -> bool| !answered.is_empty() && !answered.iter().any(|s| measured(s));
         match self {
-            Self::Auc(_) => metrics::roc_auc(&self.scored(rows)),
+            Self::Auc(_) => {
+                let scored = self.scored(rows, by);
+                (metrics::roc_auc(&scored), scored.len())
+            }
+            Self::Rho if none(|scored| scored.severity.is_some()) => (Err(Undefined::NotMeasured), 0),
+            Self::Rho if none(|scored| scored.true_severity.is_some()) => (Err(Undefined::NoTruth), 0),
             Self::Rho => {
-                let answered = covid().filter(|scored| scored.problem.is_none());
-                if answered.clone().count() > 0 && answered.clone().all(|scored| scored.severity.is_none()) {
-                    return Err(Undefined::NotMeasured);
-                }
-                let pairs: Vec<_> = answered.filter_map(|s| Some((s.true_severity?, s.severity?))).collect();
-                metrics::spearman(&pairs)
+                let pairs: Vec<_> =
+                    answered.iter().filter_map(|s| Some((s.true_severity?, s.severity?))).collect();
+                (metrics::spearman(&pairs), pairs.len())
+            }
+            // A mask has a severity, or a Dice where the data set has no lungs.
+            Self::Dice if none(|scored| scored.severity.is_some() || scored.dice.is_some()) => {
+                (Err(Undefined::NotMeasured), 0)
             }
             Self::Dice => {
-                let answered = covid().filter(|scored| scored.problem.is_none());
-                if answered.clone().count() > 0 && answered.clone().all(|scored| scored.severity.is_none()) {
-                    return Err(Undefined::NotMeasured);
-                }
-                let dice: Vec<f64> = answered.filter_map(|scored| scored.dice).collect();
-                metrics::mean_std(&dice).map(|(mean, _)| mean)
+                let dice: Vec<f64> = answered.iter().filter_map(|scored| scored.dice).collect();
+                (metrics::mean_std(&dice).map(|(mean, _)| mean), dice.len())
             }
         }
     }
@@ -83,6 +93,8 @@ pub struct Cell {
     pub std: Option<f64>,
     /// 95 % interval of the first set, by drawing studies again.
     pub interval: Option<[f64; 2]>,
+    /// Studies that it is over, in the set that has fewest.
+    pub studies: usize,
     /// Why there is no value.
     pub reason: Option<String>,
 }
@@ -117,18 +129,27 @@ pub struct Bootstrap {
 pub fn line(name: &str, dataset: &Dataset, sets: &[&[Scored]], bootstrap: Bootstrap) -> Line {
     let rows: Vec<Vec<Row<'_>>> =
         sets.iter().map(|results| dataset.studies.iter().zip(results.iter()).collect()).collect();
+    let by = By::of(sets.iter().copied().flatten());
     let cell = |metric: Metric| {
-        let values: Result<Vec<f64>, Undefined> = rows.iter().map(|rows| metric.of(rows)).collect();
-        match values.and_then(|values| metrics::mean_std(&values)) {
+        let (values, counts): (Vec<_>, Vec<usize>) = rows.iter().map(|rows| metric.value(rows, by)).unzip();
+        let studies = counts.into_iter().min().unwrap_or(0);
+        match values
+            .into_iter()
+            .collect::<Result<Vec<f64>, Undefined>>()
+            .and_then(|values| metrics::mean_std(&values))
+        {
             Ok((mean, std)) => Cell {
                 mean: Some(mean),
                 std: (sets.len() > 1).then_some(std),
                 interval: metrics::bootstrap(&rows[0], bootstrap.rounds, bootstrap.seed, |drawn| {
-                    metric.of(drawn)
+                    metric.of(drawn, by)
                 }),
+                studies,
                 reason: None,
             },
-            Err(why) => Cell { mean: None, std: None, interval: None, reason: Some(why.to_string()) },
+            Err(why) => {
+                Cell { mean: None, std: None, interval: None, studies, reason: Some(why.to_string()) }
+            }
         }
     };
     let answered = |results: &&[Scored]| results.iter().filter(|scored| scored.problem.is_none()).count();
@@ -165,7 +186,7 @@ pub fn paper(method: Method) -> [Option<(f64, f64)>; 6] {
 pub fn markdown(dataset: &Dataset, lines: &[Line], bootstrap: Bootstrap) -> String {
     let mut text = format!(
         "# Methods on {}\n\nNot for diagnostic use. ROC AUC of COVID-19 against the groups; Spearman's rho of severity and mean Dice over the \
-         COVID-19 studies. In brackets: 95 % intervals from {} bootstrap samples of studies (seed {}), of the first weight set; ± is the standard \
+         COVID-19 studies; n counts the studies behind a figure. In brackets: 95 % intervals from {} bootstrap samples of studies (seed {}), of the first weight set; ± is the standard \
          deviation over weight sets. {}.\n\n",
         dataset.name,
         bootstrap.rounds,
@@ -219,7 +240,7 @@ fn cell_text(cell: &Cell, notes: &mut Vec<String>) -> String {
     if let Some(mean) = cell.mean {
         let std = cell.std.map_or(String::new(), |std| format!(" ± {std:.2}"));
         let interval = cell.interval.map_or(String::new(), |[l, h]| format!(" [{l:.2}, {h:.2}]"));
-        return format!("{mean:.2}{std}{interval}");
+        return format!("{mean:.2}{std}{interval} (n = {})", cell.studies);
     }
     let reason = cell.reason.clone().unwrap_or_default();
     let number = notes.iter().position(|note| *note == reason).unwrap_or_else(|| {
@@ -238,7 +259,7 @@ pub fn csv(lines: &[Line]) -> anyhow::Result<Vec<u8>> {
     let mut header =
         vec!["method".to_owned(), "weight_sets".to_owned(), "studies".to_owned(), "of".to_owned()];
     for (_, key, _) in COLUMNS {
-        header.extend(["", "_std", "_low", "_high"].map(|end| format!("{key}{end}")));
+        header.extend(["", "_std", "_low", "_high", "_studies"].map(|end| format!("{key}{end}")));
     }
     header.push("seconds_a_study".to_owned());
     out.write_record(&header)?;
@@ -253,6 +274,7 @@ pub fn csv(lines: &[Line]) -> anyhow::Result<Vec<u8>> {
         for cell in &line.cells {
             let [low, high] = cell.interval.map_or([None, None], |[low, high]| [Some(low), Some(high)]);
             row.extend([cell.mean, cell.std, low, high].map(number));
+            row.push(cell.studies.to_string());
         }
         row.push(number(line.seconds));
         out.write_record(&row)?;
@@ -280,6 +302,7 @@ pub fn studies_csv<'a>(
         "dice",
         "seconds",
         "problem",
+        "note",
     ])?;
     let number = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
     for (name, results) in runs {
@@ -295,6 +318,7 @@ pub fn studies_csv<'a>(
                 number(scored.dice),
                 number(scored.seconds),
                 scored.problem.clone().unwrap_or_default(),
+                scored.note.clone().unwrap_or_default(),
             ])?;
         }
     }

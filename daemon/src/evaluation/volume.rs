@@ -90,21 +90,37 @@ impl Volume {
     }
 }
 
-/// A mask of a volume of `shape`, slice by slice.
+/// A mask of a volume of `shape`, slice by slice; what is not 0 is inside, since data sets number lungs and readers' findings.
 ///
 /// # Errors
 /// A file that can't be read, or a mask of another size.
 pub fn mask(path: &Path, shape: [usize; 3]) -> anyhow::Result<Vec<bool>> {
+    Ok(values(path, shape)?.into_iter().map(|value| value != 0.0).collect())
+}
+
+/// The same of a mask that may hold nothing but 0 and 1: probabilities or labels, taken for a mask, would count as lesion all over.
+///
+/// # Errors
+/// As [`mask`], and another value.
+pub fn binary_mask(path: &Path, shape: [usize; 3]) -> anyhow::Result<Vec<bool>> {
+    let values = values(path, shape)?;
+    if let Some(value) = values.iter().find(|value| **value != 0.0 && **value != 1.0) {
+        bail!("{}: a mask of 0 and 1 is needed, and it holds {value}", path.display());
+    }
+    Ok(values.into_iter().map(|value| value != 0.0).collect())
+}
+
+fn values(path: &Path, shape: [usize; 3]) -> anyhow::Result<Vec<f32>> {
     let mut mask = Vec::with_capacity(shape.iter().product());
     let found = if path.extension().is_some_and(|ending| ending == "npy") {
         let array = Array::open(path)?;
         let [rows, columns, slices] = array.shape;
-        (0..slices).for_each(|slice| mask.extend(array.slice(slice).iter().map(|v| *v != 0.0)));
+        (0..slices).for_each(|slice| mask.extend(array.slice(slice)));
         [slices, rows, columns]
     } else {
         let volume = Canonical::open(path)?;
         for slice in 0..volume.shape[0] {
-            mask.extend(volume.slice(slice)?.iter().map(|v| *v != 0.0));
+            mask.extend(volume.slice(slice)?);
         }
         volume.shape
     };
@@ -279,7 +295,8 @@ fn length(affine: &[[f64; 3]; 3], axis: usize) -> f64 {
     affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt()
 }
 
-/// From steps along the file's axes to mm to the right, front and head (nifti1.h: methods 3, 2 and 1).
+/// From steps along the file's axes to mm to the right, front and head (nifti1.h: methods 3, 2 and 1). Where a file doesn't say how it lies,
+/// nifti1.h leaves it open, and nibabel, which most such files come through, takes its first axis to run from right to left: so do we.
 fn affine(header: &NiftiHeader) -> [[f64; 3]; 3] {
     if header.sform_code > 0 {
         let row = |row: [f32; 4]| [0, 1, 2].map(|i| f64::from(row[i]));
@@ -287,7 +304,7 @@ fn affine(header: &NiftiHeader) -> [[f64; 3]; 3] {
     }
     let step = [1, 2, 3].map(|i| f64::from(header.pixdim[i]).abs());
     if header.qform_code <= 0 {
-        return [[step[0], 0.0, 0.0], [0.0, step[1], 0.0], [0.0, 0.0, step[2]]];
+        return [[-step[0], 0.0, 0.0], [0.0, step[1], 0.0], [0.0, 0.0, step[2]]];
     }
     let [b, c, d] = [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from);
     let a = (1.0 - (b * b + c * c + d * d)).max(0.0).sqrt();
@@ -298,4 +315,78 @@ fn affine(header: &NiftiHeader) -> [[f64; 3]; 3] {
         [2.0 * (b * d - a * c), 2.0 * (c * d + a * b), a * a + d * d - b * b - c * c],
     ];
     rotation.map(|row| [row[0] * step[0], row[1] * step[1], row[2] * step[2] * flip])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A NIfTI file of 2 × 3 × 4 voxels, each of 1 × 2 × 3 mm and of the value x + 10 y + 100 z.
+    fn nifti(path: &Path, sform: Option<[[f32; 4]; 3]>) {
+        let mut bytes = vec![0; 352];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, &348_i32.to_le_bytes());
+        for (at, value) in
+            [(40, 3_i16), (42, 2), (44, 3), (46, 4), (48, 1), (50, 1), (52, 1), (54, 1), (70, 4), (72, 16)]
+        {
+            put(at, &value.to_le_bytes());
+        }
+        for (at, value) in [(76, 1.0_f32), (80, 1.0), (84, 2.0), (88, 3.0), (108, 352.0), (112, 1.0)] {
+            put(at, &value.to_le_bytes());
+        }
+        for (index, value) in sform.iter().flatten().flatten().enumerate() {
+            put(280 + 4 * index, &value.to_le_bytes());
+        }
+        put(254, &i16::from(sform.is_some()).to_le_bytes());
+        put(344, b"n+1\0");
+        for index in 0..24_i16 {
+            bytes.extend((index % 2 + index / 2 % 3 * 10 + index / 6 * 100).to_le_bytes());
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn python() -> String {
+        std::env::var("TRIAGED_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+    }
+
+    /// Slices to the feet, rows to the back, columns to the left: nibabel's axes I, P and L.
+    const PEER: &str = "
+import sys, nibabel, numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+image = nibabel.load(sys.argv[1])
+turned = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt('LPI')))
+print(*np.asarray(turned.dataobj).transpose(2, 1, 0).ravel().astype(int))
+";
+
+    #[test]
+    fn a_nifti_file_lies_as_it_says_and_else_as_nibabel_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.nii");
+        let has_peer =
+            Command::new(python()).args(["-c", "import nibabel"]).output().is_ok_and(|o| o.status.success());
+        if !has_peer {
+            assert!(std::env::var_os("TRIAGED_REQUIRE_PEERS").is_none(), "no Python with nibabel");
+            println!("skipped: no Python with nibabel for comparison");
+        }
+        let right = [[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0]];
+        let left = [[-1.0, 0.0, 0.0, 0.0], right[1], right[2]];
+        // The first slice is the head's, its first row the front's; the columns go to the left.
+        for (sform, first_row) in
+            [(None, [320.0, 321.0]), (Some(left), [320.0, 321.0]), (Some(right), [321.0, 320.0])]
+        {
+            nifti(&path, sform);
+            let volume = Canonical::open(&path).unwrap();
+            assert_eq!((volume.shape, volume.spacing.row), ([4, 3, 2], 2.0));
+            assert_eq!(volume.slice(0).unwrap()[..2], first_row, "{sform:?}");
+            if has_peer {
+                let done = Command::new(python()).args(["-c", PEER]).arg(&path).output().unwrap();
+                let theirs = String::from_utf8_lossy(&done.stdout).into_owned();
+                let ours: Vec<String> =
+                    (0..4).flat_map(|s| volume.slice(s).unwrap()).map(|v| v.to_string()).collect();
+                let said = String::from_utf8_lossy(&done.stderr);
+                assert_eq!(theirs.trim(), ours.join(" "), "{sform:?} {said}");
+            }
+        }
+    }
 }
