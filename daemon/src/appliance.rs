@@ -29,6 +29,7 @@ use assembler::AssemblerDriver;
 use engine::{Analyzer, Method, Setup, Zoo};
 use log::{error, info, warn};
 use std::fs::File;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -136,20 +137,22 @@ pub fn analyzer(
 }
 
 /// The same for the daemon. Drivers and TensorRT are foreign code, whose crash ends the process: one that did so at the last start is not opened
-/// again, so that the box receives and evaluates on its processor until an engineer has looked.
+/// again, so that the box receives and evaluates on its processor. Once may have been the power: it takes two in a row, of one version.
 fn guarded_analyzer(config: &Config, threads: usize) -> anyhow::Result<Arc<Analyzer>> {
     let trying = trying(&config.storage.dir);
     let mut setup = config.engines(threads);
-    if trying.exists() {
+    if gpu_is_given_up(&config.storage.dir) {
         error!(
-            "the daemon ended while it opened the GPU's engines: they are not used; delete {} to try them again",
+            "the daemon ended twice while it opened the GPU's engines: they are not used until the next version; or delete {} to try them again",
             trying.display()
         );
         setup.choice = engine::Choice::Cpu;
     }
     let tries = setup.choice != engine::Choice::Cpu;
     if tries {
-        File::create(&trying).and_then(|f| f.sync_all()).with_context(|| trying.display().to_string())?;
+        let file = File::options().create(true).append(true).open(&trying);
+        file.and_then(|mut file| writeln!(file, "{THIS_BUILD}").and_then(|()| file.sync_all()))
+            .with_context(|| trying.display().to_string())?;
     }
     let opened = analyzer(config.engine.zoo.as_deref(), config.engine.method, &setup);
     if tries {
@@ -158,7 +161,16 @@ fn guarded_analyzer(config: &Config, threads: usize) -> anyhow::Result<Arc<Analy
     opened
 }
 
-/// The file that is there while foreign code is opened.
+/// A line of the file [`trying`].
+const THIS_BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("TRIAGED_BUILT_FROM"));
+
+/// Whether this version ended twice while it opened the GPU's engines.
+pub fn gpu_is_given_up(storage: &std::path::Path) -> bool {
+    let tried = std::fs::read_to_string(trying(storage)).unwrap_or_default();
+    tried.lines().filter(|line| *line == THIS_BUILD).count() >= 2
+}
+
+/// The file that is there while foreign code is opened: a line for each start that did not come to its end.
 pub fn trying(storage: &std::path::Path) -> std::path::PathBuf {
     storage.join("engine.trying")
 }

@@ -143,7 +143,7 @@ fn engines(round: &mut Round<'_>, config: &Config, zoo: Zoo) {
     let mut setup = config.engines(threads);
     let wanted = setup.choice;
     // What ended the daemon must not end this, too.
-    let trying = appliance::trying(&config.storage.dir).exists();
+    let trying = appliance::gpu_is_given_up(&config.storage.dir);
     if trying {
         setup.choice = Choice::Cpu;
     }
@@ -159,7 +159,7 @@ fn engines(round: &mut Round<'_>, config: &Config, zoo: Zoo) {
     round.check("gpu", false, || {
         if trying {
             return Err(format!(
-                "the daemon ended while it opened the GPU's engines, and works without them; delete {} to try again",
+                "the daemon ended twice while it opened the GPU's engines, and works without them until the next version; or delete {} to try again",
                 appliance::trying(&config.storage.dir).display()
             ));
         }
@@ -180,7 +180,7 @@ fn engines(round: &mut Round<'_>, config: &Config, zoo: Zoo) {
             _ => Err(format!("{}; the processor works in its place", missing.join("; "))),
         }
     });
-    round.check("phantom", true, || phantom::evaluate(&analyzer, &config.storage.dir, threads));
+    round.check("phantom", true, || phantom::evaluate(&analyzer, &std::env::temp_dir(), threads));
 }
 
 impl Report {

@@ -49,11 +49,6 @@ impl Layout {
         self.path("run/systemd/network/10-site.network")
     }
 
-    /// systemd-timesyncd's file.
-    pub fn time(&self) -> PathBuf {
-        self.path("run/systemd/timesyncd.conf.d/10-site.conf")
-    }
-
     /// The open ports, included by the image's ruleset.
     pub fn firewall(&self) -> PathBuf {
         self.path("run/triaged/nftables.conf")

@@ -75,8 +75,7 @@ pub fn render(site: Option<&Site>, layout: &Layout) -> anyhow::Result<Rendered> 
     let hostname = site.and_then(|site| site.site.hostname.clone());
     let open = |path, text| RunFile { path, text, secret: false };
     let mut files = vec![
-        open(layout.network(), network::networkd(network, !time.is_empty(), hostname.is_some())),
-        open(layout.time(), network::timesyncd(time)),
+        open(layout.network(), network::networkd(network, time, hostname.is_some())),
         open(layout.firewall(), network::nftables(&ports)),
     ];
     if let Some(name) = &hostname {

@@ -248,6 +248,13 @@ fn an_older_version_is_taken_where_the_signed_manifest_allows_it() {
     let test_box = TestBox::default();
     let stick = Stick::default();
     stick.update(Board::X86_64, "0.9.0", &test_box.update_key, |manifest| manifest.allow_older = true);
+    // The x86-64 board's boot loader takes the newest version that came up, so that an older one would never start.
+    let (code, said) = test_box.plug(stick.dir.path());
+    assert!(code == 1 && said.contains("under a version above 1.0.0"), "{said}");
+    assert!(!test_box.path("installed").exists());
+    test_box.put("usr/lib/triaged/board", b"jetson-orin\n");
+    let stick = Stick::default();
+    stick.update(Board::JetsonOrin, "0.9.0", &test_box.update_key, |manifest| manifest.allow_older = true);
     let (code, said) = test_box.plug(stick.dir.path());
     assert_eq!(code, RESTART, "{said}");
     assert!(said.contains("OLDER version"), "{said}");
@@ -344,7 +351,7 @@ fn a_site_is_rendered_at_boot_and_repeating_it_changes_nothing() {
     let (ok, said) = test_box.boot();
     assert!(ok && said.contains("site \"St Elsewhere\", serial 3"), "{said}");
     assert!(read("run/systemd/network/10-site.network").contains("Address=10.0.0.9/24\nDHCP=no"));
-    assert_eq!(read("run/systemd/timesyncd.conf.d/10-site.conf"), "[Time]\nNTP=10.0.0.3\nFallbackNTP=\n");
+    assert!(read("run/systemd/network/10-site.network").contains("\nNTP=10.0.0.3\n"));
     assert_eq!(read("run/triaged/nftables.conf"), "add element inet triaged open { 8443, 11112 }\n");
     let code = format!("sha256:{}\n", Sha256::of(b"ABCDEFGH23456789"));
     assert_eq!(read("var/lib/triaged/setup-code"), code);

@@ -166,7 +166,7 @@ fn bring_up_by(connection: &mut Connection, steps: &[Step]) -> Result<(), Databa
     let found = version(connection)?;
     let to = steps.len() as i64;
     let missing = usize::try_from(found).ok().and_then(|n| steps.get(n..)).unwrap_or_default();
-    let Some(last) = missing.last() else {
+    let Some(needed) = missing.iter().map(|step| step.oldest).max() else {
         check(connection)?;
         if found > to {
             log::warn!(
@@ -179,8 +179,9 @@ fn bring_up_by(connection: &mut Connection, steps: &[Step]) -> Result<(), Databa
     for sql in missing.iter().flat_map(|step| step.sql) {
         transaction.execute_batch(sql)?;
     }
-    if oldest(&transaction)?.is_some() {
-        transaction.execute("UPDATE compatibility SET oldest = ?1", [last.oldest])?;
+    // A step that shuts older versions out does so for good, whatever comes after it.
+    if let Some(recorded) = oldest(&transaction)? {
+        transaction.execute("UPDATE compatibility SET oldest = ?1", [recorded.max(needed)])?;
     }
     transaction.pragma_update(None, "user_version", to)?;
     transaction.commit()?;
@@ -357,6 +358,16 @@ mod tests {
             assert!(error.contains(&want), "{error}");
         }
         assert_eq!(version(&later).unwrap(), VERSION + 1);
+        // Nor does an additive step after it let this version in again, in one go or in two.
+        let steps = || STEPS.iter().map(|step| Step { sql: step.sql, oldest: step.oldest });
+        let mut all: Vec<Step> = steps().chain([a_later_step(VERSION + 1)]).collect();
+        all.push(Step { sql: &["ALTER TABLE wards ADD COLUMN floor TEXT;"], oldest: VERSION });
+        let at_once = dir.path().join("at once");
+        drop(Database::open(&at_once).unwrap());
+        for path in [&path, &at_once] {
+            bring_up_by(&mut Connection::open(path).unwrap(), &all).unwrap();
+            assert!(Database::open(path).err().unwrap().to_string().contains("needs a triaged"));
+        }
     }
 
     #[test]

@@ -24,7 +24,15 @@ pub fn writable(dir: &Path) -> Seen {
         files::write(&path, b"written by triaged doctor\n", 0o600).map_err(|error| format!("{error:#}"));
     // It may not be there.
     let _ = std::fs::remove_file(&path);
-    written.map(|()| format!("{} takes files and syncs them", dir.display()))
+    match written {
+        // A full disk is the check of the room's to tell: going back to another version would not empty it.
+        Err(why) if is_full(dir) => Ok(format!("{why}: no room is left")),
+        written => written.map(|()| format!("{} takes files and syncs them", dir.display())),
+    }
+}
+
+fn is_full(dir: &Path) -> bool {
+    files::free_bytes(dir).is_ok_and(|free| free < 1 << 20)
 }
 
 /// Room for more images.

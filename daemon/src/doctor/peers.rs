@@ -21,15 +21,18 @@ pub fn ourselves(config: &Config) -> Seen {
     let dicom = &config.dicom;
     let caller = dicom.callers.iter().find(|caller| *caller != "*").map_or(DOCTOR, String::as_str);
     let mut last = String::new();
-    for call in 0..CALLS {
-        if call > 0 {
+    for turn in 0..CALLS {
+        if turn > 0 {
             std::thread::sleep(BETWEEN_CALLS);
         }
         let seen = match (dicom.listen, dicom.listen_tls) {
             (Some(at), _) => {
                 let at = reachable(at);
-                echo(&at.to_string(), caller, &dicom.ae_title, None)
-                    .map(|()| format!("{} answers at {at}", dicom.ae_title))
+                // After a restart all scanners may call at once: one that turns us away because it is full is there.
+                call(&at.to_string(), caller, &dicom.ae_title, None).map(|answer| match answer {
+                    Ok(()) => format!("{} answers at {at}", dicom.ae_title),
+                    Err(rejection) => format!("{} at {at} listens: {rejection}", dicom.ae_title),
+                })
             }
             (None, Some(at)) => {
                 // Whether our own certificate may call us is the site's to say: that somebody listens must do.
@@ -103,8 +106,18 @@ pub fn others(config: &Config) -> Vec<(String, Seen)> {
     })
 }
 
-/// C-ECHO. A peer that is full, or lets this caller not in, is there.
+/// C-ECHO.
 fn echo(address: &str, calling: &str, called: &str, tls: Option<TlsClient>) -> Result<(), String> {
+    call(address, calling, called, tls)?.map_err(|error| format!("{called} at {address}: {error}"))
+}
+
+/// The same, of whether there is somebody: the inner error is an answer, too.
+fn call(
+    address: &str,
+    calling: &str,
+    called: &str,
+    tls: Option<TlsClient>,
+) -> Result<Result<(), AssociationError>, String> {
     let title = |text: &str| text.parse::<AeTitle>().map_err(|error| format!("AE title {text:?}: {error}"));
     let config = RequestorConfig {
         connect_timeout: PATIENCE,
@@ -116,13 +129,15 @@ fn echo(address: &str, calling: &str, called: &str, tls: Option<TlsClient>) -> R
     };
     let contexts: [(&str, &[&str]); 1] = [(uids::VERIFICATION, &[uids::IMPLICIT_VR_LITTLE_ENDIAN])];
     let answer = |error: AssociationError| format!("{called} at {address}: {error}");
-    let mut peer =
-        Requestor::connect(address, &title(calling)?, &title(called)?, &contexts, &config).map_err(answer)?;
+    let mut peer = match Requestor::connect(address, &title(calling)?, &title(called)?, &contexts, &config) {
+        Err(error @ AssociationError::Rejected(_)) => return Ok(Err(error)),
+        connected => connected.map_err(answer)?,
+    };
     let status = peer.echo().map_err(answer)?;
     // It has answered; how it says goodbye does not matter.
     let _ = peer.release();
     if status == Status::SUCCESS {
-        Ok(())
+        Ok(Ok(()))
     } else {
         Err(format!("{called} at {address} answers C-ECHO with {status:?}"))
     }

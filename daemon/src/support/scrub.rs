@@ -3,8 +3,9 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// Characters that a word must have to be cut out: shorter ones are everywhere and name nobody.
-const WORD_CHARS_MIN: usize = 3;
+/// Characters that a word must have to be cut out: Li, Wu and Ng are names, a single letter is everywhere and names nobody. Of scripts that
+/// write a syllable or more in a character, one is enough.
+const WORD_CHARS_MIN: usize = 2;
 /// Characters from which a token of digits and dots with two dots is a UID, and no version.
 const UID_CHARS_MIN: usize = 12;
 /// DICOM's own UIDs (PS3.6): classes and syntaxes, no patient's.
@@ -34,7 +35,7 @@ impl Scrubber {
             let parts = word.split(|c: char| !c.is_alphanumeric());
             for part in parts.chain([word.as_str()]) {
                 let lower: Vec<char> = part.trim().chars().flat_map(char::to_lowercase).collect();
-                if lower.len() >= WORD_CHARS_MIN {
+                if lower.len() >= WORD_CHARS_MIN || lower.first().is_some_and(|c| *c >= '\u{2e80}') {
                     self.words.insert(lower);
                 }
             }
@@ -106,7 +107,12 @@ impl Scrubber {
             let word = begins.then(|| {
                 // The longest: a whole name before its parts.
                 let fits = |word: &&Vec<char>| lower[at..].starts_with(word) && !is_letter(at + word.len());
-                self.words.iter().filter(|word| word[0] == lower[at]).filter(fits).map(Vec::len).max()
+                self.words
+                    .range(vec![lower[at]]..)
+                    .take_while(|word| word[0] == lower[at])
+                    .filter(fits)
+                    .map(Vec::len)
+                    .max()
             });
             match word.flatten() {
                 Some(length) => {
@@ -161,7 +167,13 @@ mod tests {
     #[test]
     fn a_patient_is_cut_out_in_every_form() {
         let mut scrubber = Scrubber::new().unwrap();
-        scrubber.cut(&["MÜLLER^Änne Lee".into(), "PID-0815".into(), "19700102".into(), "AB".into()]);
+        scrubber.cut(&[
+            "MÜLLER^Änne Lee".into(),
+            "PID-0815".into(),
+            "19700102".into(),
+            "Ng^B".into(),
+            "王^伟".into(),
+        ]);
         for form in [
             "MÜLLER^Änne Lee",
             "müller, änne",
@@ -181,6 +193,10 @@ mod tests {
             }
             assert!(clean.starts_with("patient [patient]") && clean.ends_with("; ct1"), "{clean}");
         }
-        assert_eq!(scrubber.scrub("sleeping AB fleet"), "sleeping AB fleet");
+        // A single letter names nobody; a character of such a script does.
+        assert_eq!(
+            scrubber.scrub("B sleeping fleet of Ng and 伟"),
+            "B sleeping fleet of [patient] and [patient]"
+        );
     }
 }

@@ -107,6 +107,10 @@ impl Plan {
                 "the stick's version {offered} is older than {running}, which runs: use a newer stick; going back needs one whose manifest says allow_older"
             ),
             Step::Newer => {}
+            // systemd-boot takes the newest version that came up: the older one would be installed, and never start.
+            Step::OlderAllowed if facts.board == stick::Board::X86_64 => bail!(
+                "this board can't go back from {running} to {offered} by a stick: build the older commit under a version above {running}"
+            ),
             Step::OlderAllowed => {
                 self.notes.push("This is an OLDER version; the stick's manifest allows it.".to_owned())
             }

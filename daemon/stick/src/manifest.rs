@@ -18,8 +18,10 @@ pub enum ManifestError {
     #[error("the update's manifest can't be read: {0}")]
     Toml(#[from] toml::de::Error),
     /// A version that can't be compared by all tools alike.
-    #[error("version {0} has build metadata (+…), which has no order: leave it out")]
-    BuildMetadata(Version),
+    #[error(
+        "version {0} is not of three numbers alone: tools order what follows - or + differently; leave it out"
+    )]
+    NotPlain(Version),
     /// Not a commit.
     #[error("commit {0:?} is not 1 to 64 hexadecimal digits, nor \"unknown\"")]
     Commit(String),
@@ -144,8 +146,9 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        if !self.version.build.is_empty() {
-            return Err(ManifestError::BuildMetadata(self.version.clone()));
+        // Boot loaders order 1.0.0-rc1 after 1.0.0, this crate before it: an update between the two would not start.
+        if !self.version.build.is_empty() || !self.version.pre.is_empty() {
+            return Err(ManifestError::NotPlain(self.version.clone()));
         }
         let hex = (1..=64).contains(&self.commit.len()) && self.commit.bytes().all(|b| b.is_ascii_hexdigit());
         if !hex && self.commit != "unknown" {
@@ -328,7 +331,8 @@ mod tests {
         let hash = Sha256::of(b"bytes").to_string();
         for (from, to, want) in [
             ("version = \"1.2.0\"", "version = \"1.2\"", "unexpected end"),
-            ("version = \"1.2.0\"", "version = \"1.2.0+7\"", "build metadata"),
+            ("version = \"1.2.0\"", "version = \"1.2.0+7\"", "three numbers"),
+            ("version = \"1.2.0\"", "version = \"1.2.0-rc1\"", "three numbers"),
             ("commit = \"0123abc\"", "commit = \"main\"", "commit \"main\""),
             ("bytes = 5", "bytes = 0", "0 bytes"),
             ("bytes = 5", "bytes = 4294967296", "4294967296 bytes"),
