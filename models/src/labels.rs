@@ -52,7 +52,7 @@ impl LabelVolume {
         let voxels = shape.iter().product::<usize>();
         assert!(lungs.len() == voxels && lesions.len() == voxels, "masks of a volume of {shape:?}");
         let label = |(lung, lesion): (&bool, &bool)| {
-            u8::from(*lung) * Self::RIGHT_LUNG | u8::from(*lesion) * Self::LESION
+            (u8::from(*lung) * Self::RIGHT_LUNG) | (u8::from(*lesion) * Self::LESION)
         };
         Self { shape, voxels: lungs.iter().zip(lesions).map(label).collect() }
     }

@@ -40,7 +40,7 @@ impl Multitask {
                 return Ok(Pool::Vectors(VectorPool::new(channels, crop.len())));
             }
             let [rows, columns] = self.slices.size(0, &crop[0])?;
-            Ok(Pool::Maps(PyramidPool::new(channels, rows, columns, crop.len())))
+            Ok(Pool::Maps(Box::new(PyramidPool::new(channels, rows, columns, crop.len()))))
         };
         let work = |pool: &mut Pool, index, slice: &Plane<'_>, lane: Lane<'_>| match pool {
             Pool::Maps(pool) => self.slice(slice, index, pool, lane),
@@ -122,7 +122,7 @@ impl Multitask {
 
 /// The features of all slices, as far as they were seen.
 enum Pool {
-    Maps(PyramidPool),
+    Maps(Box<PyramidPool>),
     Vectors(VectorPool),
 }
 
