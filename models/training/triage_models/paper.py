@@ -2,7 +2,8 @@
 
 Owns batch composition, losses, schedules and the choice of the checkpoint, on a data set in the paper's layout (`layout`). The numbers are
 the paper's (sections 4.2 to 4.4) or, where it is silent, its public code's. Where both are silent: crops are taken at a random place, what
-a batch is padded with counts in no loss, and a series is pooled over its own slices without the padding.
+a batch is padded with counts in no loss, and a series is pooled over its own slices without the padding. Where they differ: batches are of 2
+series, as in the code; series with a lesion mask do not count in the identification loss, as in the text (the code's is over all series of a batch).
 """
 
 import hashlib
@@ -244,7 +245,10 @@ def pooled(net, features, sizes, batch):
 
 
 def identification_loss(logits, batch):
-    """Mean cross-entropy over the series that count; 0 where there are none."""
+    """Mean cross-entropy over the series without a lesion mask; 0 where there are none.
+
+    So has the paper's text it; its public code takes the mean over all series of the batch (`cls_bce`).
+    """
     each = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), batch["label"], reduction="none")
     return (each * batch["identify"]).sum() / batch["identify"].sum().clamp(min=1)
 
