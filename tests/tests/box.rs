@@ -265,9 +265,7 @@ fn a_support_bundle_names_no_patient_in_any_form() {
     // A log worse than ours: another program's, say.
     let log = dir.path().join("triaged.log");
     assert!(daemon.log().contains("2.25.1903123456"));
-    let worse = format!(
-        "PN Featherstonehaugh^Zebedee ({{\"id\":\"PAT-778899\"}}) born 1941-05-17, 17.05.1941 or 19410517; ZEBEDEE FEATHERSTONEHAUGH; ACC-445566; study 2.25.1903123456\nCT1 at 10.0.0.5:104\n"
-    );
+    let worse = "PN Featherstonehaugh^Zebedee ({\"id\":\"PAT-778899\"}) born 1941-05-17, 17.05.1941 or 19410517; ZEBEDEE FEATHERSTONEHAUGH; ACC-445566; study 2.25.1903123456\nCT1 at 10.0.0.5:104\n";
     let other = dir.path().join("other.log");
     fs::write(&other, worse).unwrap();
     let site = dir.path().join("site.toml");
