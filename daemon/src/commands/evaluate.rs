@@ -31,7 +31,7 @@ pub struct Args {
     /// A folder with METHOD/card.toml inside: a set of weights. May be given several times; the table then has means and deviations.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     weights: Vec<PathBuf>,
-    /// Predictions of somebody else's model: DIR/<id>/covid_proba.json and lesions_mask.npy.
+    /// Predictions of somebody else's model: `DIR/ID/covid_proba.json` and `lesions_mask.npy`.
     #[arg(long, value_name = "NAME=DIR", value_parser = named_dir)]
     predictions: Vec<(String, PathBuf)>,
     /// Where tables, figures, the leaderboard and finished results go.
