@@ -203,7 +203,7 @@ mod tests {
         std::fs::remove_dir_all(&dir).expect("removed");
         for wanted in [
             "Did not come to its end",
-            "Not run: device, engines, studies, bandwidth, pytorch",
+            "Not run: device, plans, engines, studies, bandwidth, pytorch",
             "| pyramid | ok | exact |",
         ] {
             assert!(text.contains(wanted), "{wanted}:\n{text}");
