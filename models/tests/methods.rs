@@ -10,7 +10,10 @@ use std::process::Command;
 
 use chest::{SHAPE, SPACING, chest};
 use engine::methods::{drop_small, gaussian};
-use engine::{Analysis, Analyzer, CardError, Choice, LabelVolume, Method, Pixels, Setup, SourceSlice, Zoo};
+use engine::{
+    Analysis, Analyzer, Box3, CardError, Choice, LabelVolume, Method, Pixels, Setup, SourceSlice, SpacingMm,
+    Zoo,
+};
 use kernels::pyramid::windows;
 use sha2::{Digest, Sha256};
 use support::{Attribute, Data, File, Noise};
@@ -52,20 +55,36 @@ fn write(weights: &Path, method: Method, task: &str, model: &[u8], head: Option<
 }
 
 fn analyze(method: Method, weights: Option<&Path>, threads: usize) -> Analysis {
-    let zoo = Zoo::with_method(&tiny(), method, weights).unwrap();
+    analyze_at(SPACING, method, weights, threads)
+}
+
+/// The chest, its voxels taken to lie `spacing` apart.
+fn analyze_at(spacing: SpacingMm, method: Method, weights: Option<&Path>, threads: usize) -> Analysis {
+    analyze_in(&tiny(), spacing, method, weights, threads)
+}
+
+/// The same with the lung net of another zoo.
+fn analyze_in(
+    zoo: &Path,
+    spacing: SpacingMm,
+    method: Method,
+    weights: Option<&Path>,
+    threads: usize,
+) -> Analysis {
+    let zoo = Zoo::with_method(zoo, method, weights).unwrap();
     let analyzer = Analyzer::new(zoo, &Setup::new(Choice::Cpu, threads)).unwrap();
     let [_, rows, columns] = SHAPE;
     let hu = chest();
     let slices: Vec<_> = hu
         .chunks_exact(rows * columns)
         .map(|slice| {
-            let (row_spacing_mm, column_spacing_mm) = (SPACING.row, SPACING.column);
+            let (row_spacing_mm, column_spacing_mm) = (spacing.row, spacing.column);
             let pixels = Pixels::Hu(slice);
             let slice = SourceSlice { rows, columns, row_spacing_mm, column_spacing_mm, pixels };
             analyzer.prepare(slice).unwrap()
         })
         .collect();
-    analyzer.finish(&slices, SPACING, &|_, _| ()).unwrap()
+    analyzer.finish(&slices, spacing, &|_, _| ()).unwrap()
 }
 
 fn lesions(analysis: &Analysis) -> usize {
@@ -80,12 +99,16 @@ fn with_inputs(inputs: Vec<(String, u64, Vec<Option<u64>>)>) -> File {
 
 /// A net of one value: `weight` · x + `bias` of each voxel, as lesion logit.
 fn voxelwise(input: &str, axes: usize, weight: f32, bias: f32) -> Vec<u8> {
+    voxelwise_to("lesions", input, axes, weight, bias)
+}
+
+fn voxelwise_to(output: &str, input: &str, axes: usize, weight: f32, bias: f32) -> Vec<u8> {
     let mut file = with_inputs(vec![(input.to_owned(), 1, vec![None; axes + 2])]);
     file.inputs[0].2[1] = Some(1);
     let w = file.tensor(&vec![1; axes + 2], Data::F32(vec![weight]));
     let b = file.tensor(&[1], Data::F32(vec![bias]));
-    file.node_to("Conv", &[input, &w, &b], &["lesions"], vec![]);
-    file.bytes(axes + 2, &["lesions"])
+    file.node_to("Conv", &[input, &w, &b], &[output], vec![]);
+    file.bytes(axes + 2, &[output])
 }
 
 /// A head whose answer is a weighted sum.
@@ -184,21 +207,27 @@ fn vectors_of_slices_are_pooled_along_the_slices() {
 
 /// Mean of the windowed planes over the lung box, slice by slice.
 fn box_means(analysis: &Analysis) -> Vec<f64> {
+    let of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    box_values(analysis).iter().map(|slice| of(slice)).collect()
+}
+
+/// The windowed planes in the lung box, slice by slice.
+fn box_values(analysis: &Analysis) -> Vec<Vec<f64>> {
     let [_, rows, columns] = SHAPE;
     let zoo = Zoo::open(&tiny()).unwrap();
     let analyzer = Analyzer::new(zoo, &Setup::new(Choice::Cpu, 1)).unwrap();
     let hu = chest();
     let found = &analysis.lung_box;
-    let mean = |slice: &[f32]| {
+    let values = |slice: &[f32]| {
         let (row_spacing_mm, column_spacing_mm) = (SPACING.row, SPACING.column);
         let pixels = Pixels::Hu(slice);
         let slice = SourceSlice { rows, columns, row_spacing_mm, column_spacing_mm, pixels };
         let prepared = analyzer.prepare(slice).unwrap();
         let plane = prepared.windowed();
         let values = found.rows.clone().flat_map(|row| &plane.row(row)[found.columns.clone()]);
-        values.map(|v| f64::from(*v)).sum::<f64>() / (found.rows.len() * found.columns.len()) as f64
+        values.map(|v| f64::from(*v)).collect()
     };
-    hu.chunks_exact(rows * columns).skip(found.slices.start).take(found.slices.len()).map(mean).collect()
+    hu.chunks_exact(rows * columns).skip(found.slices.start).take(found.slices.len()).map(values).collect()
 }
 
 #[test]
@@ -227,7 +256,12 @@ fn features_may_have_any_channels_and_level() {
     write(dir.path(), Method::MultitaskSpatial4, "multitask", &model, Some(&head(&of_cells)), points);
     let got = analyze(Method::MultitaskSpatial4, Some(dir.path()), 2);
     assert!(got.lesions.unwrap().fraction.right > 0.0 && lesions(&got) > 0);
-    assert!((0.0..1.0).contains(&got.probability.unwrap()));
+    let all: Vec<f64> = box_values(&got).concat();
+    let (least, most) = all.iter().fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+    let largest = |weight: &f32| f64::from(*weight) * if *weight > 0.0 { most } else { least };
+    let expected = sigmoid(0.25 + weights.iter().map(largest).sum::<f64>() * 0.125);
+    let probability = f64::from(got.probability.unwrap());
+    assert!((probability - expected).abs() < 1e-5, "{probability} for {expected}");
 
     // The same net with a vector a slice: its mean, pooled along the slices.
     let mut file = with_inputs(vec![("slice".to_owned(), 1, vec![None, Some(1), None, None])]);
@@ -247,16 +281,83 @@ fn features_may_have_any_channels_and_level() {
     assert!((probability - sigmoid(2.0 * largest + 0.25)).abs() < 1e-5, "{probability}");
 }
 
+const THRESHOLD: &str = r#"
+import sys
+import numpy as np
+from triage_models import threshold
+folder, shape = sys.argv[1], [int(n) for n in sys.argv[2:5]]
+hu = np.fromfile(folder + "/hu", "<f4").reshape(shape)
+lungs = np.fromfile(folder + "/lungs", np.uint8).reshape(shape) != 0
+threshold.lesions(hu, lungs).astype(np.uint8).tofile(folder + "/lesions")
+"#;
+
+/// Voxels of 2 mm, so that nothing is resampled: the same box and lungs, and SciPy's mask of them.
 #[test]
 fn density_in_the_lungs_is_lesion_where_there_is_enough_of_it() {
-    let got = analyze(Method::Threshold, None, 2);
-    assert_eq!(got.probability, None);
-    // The chest has a dense ball in its right lung, around slice 7, row 55, column 30; the tiny lung net finds lungs at random places.
-    let at = (7 * SHAPE[1] + 55) * SHAPE[2] + 30;
-    let in_lungs = got.labels.voxels[at] & LabelVolume::LUNGS != 0;
-    println!("the ball's centre in the lungs: {in_lungs}; {} voxels of lesion", lesions(&got));
-    assert!(lesions(&got) < got.labels.voxels.len());
-    assert!(analyze(Method::Threshold, None, 1).labels == got.labels, "one thread");
+    let spacing = SpacingMm { row: 2.0, column: 2.0, ..SPACING };
+    // Lungs that hold what is dense, too: all that is denser than -870 HU.
+    let zoo = tempfile::tempdir().unwrap();
+    let lungs = zoo.path().join("lungs");
+    std::fs::create_dir(&lungs).unwrap();
+    let net = voxelwise_to("lungs", "slice", 2, 80.0, -8.0);
+    std::fs::write(lungs.join("model.onnx"), &net).unwrap();
+    let digest: String = Sha256::digest(&net).iter().map(|b| format!("{b:02x}")).collect();
+    let card = std::fs::read_to_string(tiny().join("lungs/card.toml")).unwrap();
+    let (before, after) = card.split_once("sha256 = { model = \"").unwrap();
+    let card = format!("{before}sha256 = {{ model = \"{digest}{}", &after[64..]);
+    std::fs::write(lungs.join("card.toml"), card).unwrap();
+    // Its card has the ranges of the gate.
+    std::os::unix::fs::symlink(tiny().join("multitask-spatial-1"), zoo.path().join("multitask-spatial-1"))
+        .unwrap();
+    let got = analyze_in(zoo.path(), spacing, Method::Threshold, None, 2);
+    assert_eq!((got.probability, got.grid), (None, SHAPE));
+    assert!(analyze_in(zoo.path(), spacing, Method::Threshold, None, 1).labels == got.labels, "one thread");
+
+    let training = Path::new(env!("CARGO_MANIFEST_DIR")).join("training");
+    let python = |code: &str| {
+        let mut command = Command::new(python());
+        command.env("PYTHONPATH", &training).env("PYTHONDONTWRITEBYTECODE", "1").args(["-c", code]);
+        command
+    };
+    if !python("import triage_models.threshold").output().is_ok_and(|o| o.status.success()) {
+        assert!(
+            std::env::var_os("TRIAGED_REQUIRE_PEERS").is_none(),
+            "no Python with the training's packages"
+        );
+        println!("skipped: no Python with the training's packages");
+        return;
+    }
+    let hu = chest();
+    let Box3 { slices, rows, columns } = &got.lung_box;
+    let shape = [slices.len(), rows.len(), columns.len()];
+    let voxels: Vec<usize> = slices
+        .clone()
+        .flat_map(|s| rows.clone().map(move |r| (s * SHAPE[1] + r) * SHAPE[2]))
+        .flat_map(|row| columns.clone().map(move |c| row + c))
+        .collect();
+    let (labels, inside) = (&got.labels.voxels, &voxels);
+    let bits = |bits: u8| inside.iter().map(move |v| u8::from(labels[*v] & bits != 0));
+    let folder = tempfile::tempdir().unwrap();
+    let values: Vec<u8> = voxels.iter().flat_map(|v| hu[*v].to_le_bytes()).collect();
+    std::fs::write(folder.path().join("hu"), values).unwrap();
+    std::fs::write(folder.path().join("lungs"), bits(LabelVolume::LUNGS).collect::<Vec<_>>()).unwrap();
+    let done = python(THRESHOLD).arg(folder.path()).args(shape.map(|n| n.to_string())).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let theirs = std::fs::read(folder.path().join("lesions")).unwrap();
+    let wrong = bits(LabelVolume::LESION).zip(&theirs).filter(|(ours, theirs)| ours != *theirs).count();
+    let lesions = theirs.iter().filter(|v| **v != 0).count();
+    assert!(lesions > 100 && lesions < theirs.len() - 100, "{lesions} of {} voxels", theirs.len());
+    assert_eq!(wrong, 0, "of {lesions} voxels of lesion");
+}
+
+#[test]
+fn a_card_of_another_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = voxelwise("slice", 2, 8.0, -3.0);
+    write(dir.path(), Method::Unet2d, "lesions", &net, None, "[thresholds]\nprobability = 0.5");
+    std::fs::rename(dir.path().join("unet2d"), dir.path().join("unet2d-plus")).unwrap();
+    let error = Zoo::with_method(&tiny(), Method::Unet2dPlus, Some(dir.path())).unwrap_err();
+    assert!(error.to_string().contains("name is \"unet2d\", expected \"unet2d-plus\""), "{error}");
 }
 
 #[test]
