@@ -4,6 +4,7 @@
 
 mod bundle;
 mod cubins;
+mod image;
 mod jetson;
 
 use std::path::PathBuf;
@@ -38,13 +39,15 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         phantom: Option<PathBuf>,
     },
-    /// The appliance.
+    /// The appliance image: build it, write sticks, test it in a virtual machine.
     #[command(subcommand)]
     Image(Image),
 }
 
 #[derive(Subcommand)]
 enum Image {
+    #[command(flatten)]
+    X86(image::Command),
     #[command(flatten)]
     Jetson(jetson::Command),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Cubins { report: true, .. } => cubins::report(),
         Command::Cubins { .. } => cubins::build(),
         Command::GpuBundle { dir, phantom } => bundle::make(&dir, phantom.as_deref()),
+        Command::Image(Image::X86(command)) => image::run(command),
         Command::Image(Image::Jetson(command)) => jetson::run(command),
     };
     match done {

@@ -21,7 +21,7 @@ fn phantoms(dir: &Path) {
     let mut rows = vec!["id,group,category,labels".to_owned()];
     for (seed, (name, group, category, lesions)) in (7101..).zip(STUDIES) {
         run_ok(
-            triaged(&["phantom", "--slices", "12", "--size", "160", "--lesions", lesions, "--seed"])
+            triaged(&["phantom", "--slices", "12", "--size", "256", "--lesions", lesions, "--seed"])
                 .arg(seed.to_string())
                 .arg(dir.join(name)),
         );

@@ -243,7 +243,9 @@ impl App {
         let cards = [Some(&zoo.lungs), own].into_iter().flatten();
         html! {
             dl {
-                dt { (self.t("product")) } dd { (env!("CARGO_PKG_VERSION")) }
+                dt { (self.t("product")) } dd {
+                    (version::VERSION) " " span.hint { (self.t("commit")) " " (version::COMMIT) }
+                }
                 @for card in cards {
                     dt { (card.name) } dd { (card.version) " " span.hint { "SHA-256 " (card.sha256.model) } }
                 }

@@ -248,7 +248,8 @@ impl Running {
 
     /// Keeps the whole machine, memory included, in its disk.
     pub fn save(&mut self, snapshot: &str) -> anyhow::Result<()> {
-        let said = self.qmp("human-monitor-command", &json!({ "command-line": format!("savevm {snapshot}") }))?;
+        let said =
+            self.qmp("human-monitor-command", &json!({ "command-line": format!("savevm {snapshot}") }))?;
         ensure!(said == "", "savevm: {said}");
         Ok(())
     }
@@ -312,7 +313,20 @@ impl Running {
         loop {
             let port = self.port.to_string();
             let said = tools::command("echoscu")?
-                .args(["-to", "20", "-ta", "20", "-td", "20", "-aet", CALLER, "-aec", AE_TITLE, "127.0.0.1", &port])
+                .args([
+                    "-to",
+                    "20",
+                    "-ta",
+                    "20",
+                    "-td",
+                    "20",
+                    "-aet",
+                    CALLER,
+                    "-aec",
+                    AE_TITLE,
+                    "127.0.0.1",
+                    &port,
+                ])
                 .output()?;
             if said.status.success() {
                 return Ok(());

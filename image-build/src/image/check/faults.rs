@@ -9,9 +9,9 @@ use anyhow::{Context, ensure};
 
 use super::{Bench, FIRST, PATIENCE};
 use crate::image::place::output;
+use crate::image::tools;
 use crate::image::vm::Machine;
 use crate::image::x86::{self, Built};
-use crate::image::tools;
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
@@ -59,7 +59,12 @@ fn self_test(bench: &Bench<'_>) -> anyhow::Result<()> {
 }
 
 /// A copy of the disk, and where its partition `number` begins.
-fn copied(bench: &Bench<'_>, first: &Built, name: &str, number: usize) -> anyhow::Result<(std::path::PathBuf, u64)> {
+fn copied(
+    bench: &Bench<'_>,
+    first: &Built,
+    name: &str,
+    number: usize,
+) -> anyhow::Result<(std::path::PathBuf, u64)> {
     let disk = bench.place.work.join(format!("{name}.raw"));
     output(Command::new("cp").args(["--sparse=always"]).arg(first.disk()).arg(&disk))?;
     let partition = x86::partitions(&disk)?.into_iter().nth(number).context("no such partition")?;

@@ -82,18 +82,24 @@ results = ["report"]
     pub fn send(&self, place: &Place, port: u16, seed: u32) -> anyhow::Result<()> {
         let phantom = self.phantoms.join(seed.to_string());
         let _ = std::fs::remove_dir_all(&phantom);
-        output(
-            Command::new(place.program())
-                .arg("phantom")
-                .arg(&phantom)
-                .args(["--slices", SLICES, "--lesions", "30,10", "--size", "256", "--seed", &seed.to_string()]),
-        )?;
+        output(Command::new(place.program()).arg("phantom").arg(&phantom).args([
+            "--slices",
+            SLICES,
+            "--lesions",
+            "30,10",
+            "--size",
+            "256",
+            "--seed",
+            &seed.to_string(),
+        ]))?;
         for entry in std::fs::read_dir(&self.received)? {
             std::fs::remove_file(entry?.path())?;
         }
         let sent = output(
             tools::command("storescu")?
-                .args(["-ta", "600", "-td", "600", "-aet", CALLER, "-aec", AE_TITLE, "+sd", "+r", "+sp", "*.dcm"])
+                .args([
+                    "-ta", "600", "-td", "600", "-aet", CALLER, "-aec", AE_TITLE, "+sd", "+r", "+sp", "*.dcm",
+                ])
                 .args(["127.0.0.1", &port.to_string()])
                 .arg(&phantom),
         );
@@ -124,7 +130,9 @@ fn verdict(report: &Path) -> anyhow::Result<Option<String>> {
         return Ok(None);
     }
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let found = ["not-flagged", "not-evaluated", "flagged"].into_iter().find(|code| said.contains(&format!("[{code}]")));
+    let found = ["not-flagged", "not-evaluated", "flagged"]
+        .into_iter()
+        .find(|code| said.contains(&format!("[{code}]")));
     ensure!(found.is_some() || said.is_empty(), "{}: a report without a verdict:\n{said}", report.display());
     Ok(found.map(str::to_owned))
 }

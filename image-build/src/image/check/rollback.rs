@@ -40,7 +40,10 @@ const BAD: [Bad; 4] = [
     Bad {
         name: "crash",
         version: "1.4.0",
-        files: &[("usr/lib/systemd/system/triaged.service.d/bad.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n")],
+        files: &[(
+            "usr/lib/systemd/system/triaged.service.d/bad.conf",
+            "[Service]\nExecStart=\nExecStart=/bin/false\n",
+        )],
         says: Some("failed while on trial: restarting"),
     },
     // The one processor does nothing else any more: only the watchdog can help.
@@ -98,7 +101,13 @@ fn unplug(running: &mut Running) -> anyhow::Result<()> {
 }
 
 /// Two tries, then the version before, and nobody touches anything.
-fn rolls_back(bench: &Bench<'_>, place: &Place, running: &mut Running, bad: &Bad, from: usize) -> anyhow::Result<usize> {
+fn rolls_back(
+    bench: &Bench<'_>,
+    place: &Place,
+    running: &mut Running,
+    bad: &Bad,
+    from: usize,
+) -> anyhow::Result<usize> {
     let tree = place.work.join("bad").join(bad.name);
     for (name, text) in bad.files {
         put(&tree, name, text)?;
