@@ -43,6 +43,10 @@ impl Keys {
     /// Throw-away keys in `target/image/NAME`.
     pub fn throw_away(place: &Place, name: &str) -> anyhow::Result<Self> {
         let keys = Self { folder: place.folder(name)? };
+        println!(
+            "throw-away keys in {}: nothing signed with them is for a hospital, name your own by --keys",
+            keys.folder.display()
+        );
         if keys.check().is_ok() {
             return Ok(keys);
         }
