@@ -64,21 +64,18 @@ PICTURES = (
     "slices of the lung data with synthetic opacities (exact mask), digital phantoms with lesions (seeds 1001 and up). "
     "8-bit pictures were brought to HU by their lung and soft-tissue peaks."
 )
-START = (
-    " Not the paper's recipe: not from random weights but from backbone and lesion head of multitask-spatial-1, which saw healthy slices too, "
-    "and a few hundred steps instead of 15 000 (`steps` under quality)."
-)
-# What every net that starts from multitask-spatial-1 inherits from it.
+SHORTER = " From random weights. Not the paper's recipe: 4000 steps on these slices instead of 15 000 on whole series of patients (`steps` under quality)."
+# What every net that has backbone and lesion head of multitask-spatial-1 inherits from it.
 LOOKED_AT = (
     "Backbone and lesion head of multitask-spatial-1 were trained after a look at it: the weight of diseased voxels was raised once after its "
     "figures were seen."
 )
 HELD_OUT = (
-    "lesion_doctor_test.npz, 48 slices: never trained on, and no checkpoint was picked by it. " + LOOKED_AT + " This net starts from these weights "
-    "and has the same recipe's weights of diseased voxels, so its Dice here may be better than on slices that nobody looked at."
+    "lesion_doctor_test.npz, 48 slices: never trained on, and no checkpoint was picked by it. The recipe is that of multitask-spatial-1's lesion "
+    "task, made with a look at these slices: the weight of diseased voxels was raised once after its figures were seen."
 )
 UNET2D_DATA = {
-    "training": "Patients with lesions only, as in the paper: " + PICTURES + START,
+    "training": "Patients with lesions only, as in the paper: " + PICTURES + SHORTER,
     "held_out": HELD_OUT,
     "licence": MULTITASK_DATA["licence"],
 }
@@ -86,7 +83,7 @@ UNET2D_PLUS_DATA = {
     "training": (
         "Half of the slices: " + PICTURES + " The other half, with empty masks: healthy slices of the lung data and healthy phantoms. They "
         "stand for the paper's 402 series of NSCLC-Radiomics, which show tumours; so what the paper gains against nodules is not to be "
-        "expected of these weights." + START
+        "expected of these weights." + SHORTER
     ),
     "held_out": HELD_OUT,
     "licence": MULTITASK_DATA["licence"],
@@ -95,34 +92,35 @@ LESIONS_NOT_MEASURED = {
     "identification": "Identifies by severity, as in the paper; no accuracy of it was measured: there are too few volumes with a diagnosis.",
     "lesions": MULTITASK_NOT_MEASURED["lesions"],
 }
-SPATIAL_4_DATA = {
-    "training": (
-        "Backbone and lesion head are those of multitask-spatial-1, bit for bit. The identification head alone was trained, on the maps of the "
-        "fourth level: pairs of the same volume with and without lesions put in (synthetic ones, and real ones cut out of pseudo-labelled "
-        "slices); nodules, a lobar consolidation, a dependent band or healthy patches of the same pictures as negatives; three lung volumes, "
-        "stacks of slices of different patients, phantoms. No volume with a diagnosis took part. Half as many volumes as for the head of "
-        "multitask-spatial-1. Not the paper's recipe, which trains both heads and the backbone together."
-    ),
-    "held_out": "lesion_doctor_test.npz for the lesions: never trained on. " + LOOKED_AT + " Volume id004 and every fifth phantom for the head.",
-    "licence": MULTITASK_DATA["licence"],
-}
+
+
+def head_data(features):
+    """Of a multitask net that shares all but the identification head with multitask-spatial-1."""
+    return {
+        "training": (
+            f"Backbone and lesion head are those of multitask-spatial-1, bit for bit. The identification head alone was trained, {features}: "
+            "pairs of the same volume with and without lesions put in (synthetic ones, and real ones cut out of pseudo-labelled slices); nodules, "
+            "a lobar consolidation, a dependent band or healthy patches of the same pictures as negatives; three lung volumes, stacks of slices "
+            "of different patients, phantoms. No volume with a diagnosis took part. Half as many volumes as for the head of multitask-spatial-1. "
+            "Not the paper's recipe, which trains both heads and the backbone together."
+        ),
+        "held_out": "lesion_doctor_test.npz for the lesions: never trained on. " + LOOKED_AT + " Volume id004 and every fifth phantom for the head.",
+        "licence": MULTITASK_DATA["licence"],
+    }
+
+
 UNTRAINED = {
     "training": (
         "None: recipe only (`python -m triage_models.train` in models/training, on a data set that `triage_models.prepare` wrote). "
         "The data at hand holds no whole volumes with lesion masks or with a diagnosis, which this method needs."
     )
 }
-LATENT_UNTRAINED = {
-    "training": (
-        "None: recipe only (`python -m triage_models.train` in models/training, on a data set that `triage_models.prepare` wrote). "
-        "The data at hand holds no volumes with a diagnosis; a head for a demonstration, as multitask-spatial-4 has, is left out for its size."
-    )
-}
 UNTRAINED_LICENCE = "none: there are no weights"
 DATA = {
     "lungs": LUNGS_DATA,
     "multitask-spatial-1": MULTITASK_DATA,
-    "multitask-spatial-4": SPATIAL_4_DATA,
+    "multitask-spatial-4": head_data("on the maps of the fourth level"),
+    "multitask-latent": head_data("on the largest value of each of the bridge's maps along the slices"),
     "unet2d": UNET2D_DATA,
     "unet2d-plus": UNET2D_PLUS_DATA,
 }
@@ -130,7 +128,8 @@ NOT_MEASURED = {
     "lungs": LUNGS_NOT_MEASURED,
     "multitask-spatial-1": MULTITASK_NOT_MEASURED,
     "multitask-spatial-4": MULTITASK_NOT_MEASURED,
+    "multitask-latent": MULTITASK_NOT_MEASURED,
     "unet2d": LESIONS_NOT_MEASURED,
     "unet2d-plus": LESIONS_NOT_MEASURED,
 }
-WITHOUT_WEIGHTS = {"unet3d": UNTRAINED, "resnet50": UNTRAINED, "multitask-latent": LATENT_UNTRAINED}
+WITHOUT_WEIGHTS = {"unet3d": UNTRAINED, "resnet50": UNTRAINED}
