@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! no user ──setup code, or `triaged users add`──▶ an engineer ──▶ more users; never again without an engineer
+//!   a setup code of the site's that was not used before ──▶ a further engineer, once: for who lost the only password
 //! login ──▶ session ──8 h unused, 24 h old, logout, a new password, the user removed──▶ gone
 //! ```
 //! Names are compared without regard to case, by Unicode's lower case mapping (`str::to_lowercase`).
@@ -18,10 +19,12 @@ mod setup_code;
 mod tests;
 
 pub use error::AccessError;
-pub use setup_code::{line as setup_code_line, read as read_setup_code};
+pub use setup_code::{
+    Setup, line as setup_code_line, of_now as read_setup_code, remove_sites as remove_sites_setup_code,
+};
 
 use crate::audit::{Action, Event, Outcome, Trail, Who};
-use crate::database::{Added, Database, Removed};
+use crate::database::{Added, By, Database, Removed};
 use base64ct::{Base64UrlUnpadded, Encoding};
 use clock::Clock;
 use limiter::Limits;
@@ -117,19 +120,24 @@ impl Access {
         Ok(!self.database.has_users()?)
     }
 
-    /// The code that makes the first user, drawn if there is none yet; `None`, and no file is left, once there is a user.
-    /// For the daemon; [`Access::read_setup_code`] reads it beside the daemon.
-    pub fn setup_code(&self) -> Result<Option<String>, AccessError> {
+    /// The code that makes an engineer now, drawn if there is no user and no code; `None`, and no file is left, where none does.
+    /// For the daemon, at its start; [`Access::read_setup_code`] reads it beside the daemon.
+    pub fn setup_code(&self) -> Result<Option<(Setup, String)>, AccessError> {
         if self.needs_setup()? {
-            return Ok(Some(setup_code::read_or_draw(&self.setup_code)?));
+            return Ok(Some((Setup::First, setup_code::read_or_draw(&self.setup_code)?)));
         }
-        self.forget_setup_code();
-        Ok(None)
+        let there = setup_code::read(&self.setup_code)?;
+        self.database.settle_setup_codes(there.as_deref().filter(|code| setup_code::is_sites(code)))?;
+        let code = self.read_setup_code()?;
+        if code.is_none() {
+            self.forget_setup_code();
+        }
+        Ok(code)
     }
 
-    /// The code that the daemon drew, if there is one and it counts.
-    pub fn read_setup_code(&self) -> Result<Option<String>, AccessError> {
-        if self.needs_setup()? { setup_code::read(&self.setup_code) } else { Ok(None) }
+    /// The code that is there, and what it is good for; `None` if for nothing.
+    pub fn read_setup_code(&self) -> Result<Option<(Setup, String)>, AccessError> {
+        read_setup_code(&self.database, &self.setup_code)
     }
 
     /// Where the code is kept.
@@ -137,8 +145,8 @@ impl Access {
         &self.setup_code
     }
 
-    /// Makes the first engineer, for whoever knows the code, and logs them in: the token of their session, and the session.
-    /// The code is void afterwards.
+    /// Makes an engineer, the first one or by a new code of the site's a further one, for whoever knows the code, and logs them in: the token of
+    /// their session, and the session. The code is void afterwards.
     pub fn setup(
         &self,
         code: &str,
@@ -150,16 +158,21 @@ impl Access {
         let nobody = Who { user: None, peer: Some(peer) };
         let attempt = limiter::Attempt::new(limiter::SETUP, peer);
         self.admit(&attempt, &nobody, now_ms)?;
-        if !self.needs_setup()? {
+        let there = self.read_setup_code()?;
+        if there.is_none() && !self.needs_setup()? {
             return Err(AccessError::SetUpAlready);
         }
-        if !setup_code::read(&self.setup_code)?.is_some_and(|drawn| setup_code::matches(&drawn, code)) {
+        let Some((setup, known)) = there.filter(|(_, known)| setup_code::matches(known, code)) else {
             self.tell(&nobody, Action::Login, Outcome::Minor, "a wrong setup code", now_ms);
             return Err(AccessError::WrongSetupCode);
-        }
+        };
         // Whoever has the code may choose a name and a password as often as it takes.
         self.limits().succeeded(&attempt, self.steady(now_ms));
-        self.add(name, Role::Engineer, password, &nobody, true, now_ms)?;
+        let by = match setup {
+            Setup::First => By::FirstCode,
+            Setup::Another => By::NewCode(known),
+        };
+        self.add(name, Role::Engineer, password, &nobody, &by, now_ms)?;
         self.login(name, password, peer, now_ms)
     }
 
@@ -255,7 +268,7 @@ impl Access {
         by: &Who,
         now_ms: i64,
     ) -> Result<(), AccessError> {
-        self.add(name, role, password, by, false, now_ms)
+        self.add(name, role, password, by, &By::User, now_ms)
     }
 
     fn add(
@@ -263,8 +276,8 @@ impl Access {
         name: &str,
         role: Role,
         password: &str,
-        by: &Who,
-        only_first: bool,
+        who: &Who,
+        by: &By,
         now_ms: i64,
     ) -> Result<(), AccessError> {
         let name = name.trim();
@@ -272,19 +285,22 @@ impl Access {
         password::check(&key, password)?;
         let hash = self.passwords.hash(password)?;
         let user = User { name: name.to_owned(), role };
-        match self.database.add_user(&key, &user, &hash, only_first, USERS_MAX)? {
-            Added::Yes { first } => {
-                if first {
+        // Whoever is first makes the code void that the site brings at each start.
+        let code = setup_code::read(&self.setup_code)?.filter(|code| setup_code::is_sites(code));
+        match self.database.add_user(&key, &user, &hash, by, code.as_deref(), USERS_MAX)? {
+            Added::Yes { code_is_void } => {
+                if code_is_void {
                     self.forget_setup_code();
                 }
             }
             Added::Exists => return Err(AccessError::Exists { name: name.to_owned() }),
-            Added::NotFirst => return Err(AccessError::SetUpAlready),
+            Added::Void => return Err(AccessError::SetUpAlready),
             Added::NoEngineer => return Err(AccessError::FirstIsEngineer),
             Added::TooMany => return Err(AccessError::TooManyUsers { max: USERS_MAX }),
         }
-        let text = format!("added as {}", role.name());
-        self.tell(by, Action::ChangeUser { name: user.name }, Outcome::Success, &text, now_ms);
+        let how = if matches!(by, By::NewCode(_)) { ", by a new setup code of the site's" } else { "" };
+        let text = format!("added as {}{how}", role.name());
+        self.tell(who, Action::ChangeUser { name: user.name }, Outcome::Success, &text, now_ms);
         Ok(())
     }
 
@@ -328,7 +344,7 @@ impl Access {
     }
 
     fn forget_setup_code(&self) {
-        // It is void all the same: it makes the first user only.
+        // It is void all the same: the database knows.
         if let Err(error) = setup_code::remove(&self.setup_code) {
             warn!("{} is of no use any more and not deleted: {error}", self.setup_code.display());
         }

@@ -124,16 +124,20 @@ fn listener(name: &str, address: Option<SocketAddr>) -> anyhow::Result<Option<Tc
     address.map(bind).transpose()
 }
 
+/// The models of a method, each verified against its card.
+pub fn models(zoo: Option<&std::path::Path>, method: Method) -> anyhow::Result<Zoo> {
+    let dir = zoo.map_or_else(engine::default_zoo_dir, std::path::Path::to_path_buf);
+    let opened = Zoo::with_method(&dir, method, None);
+    opened.with_context(|| format!("method {method}, models in {}", dir.display()))
+}
+
 /// Loads the networks that the configuration names.
 pub fn analyzer(
     zoo: Option<&std::path::Path>,
     method: Method,
     setup: &Setup,
 ) -> anyhow::Result<Arc<Analyzer>> {
-    let dir = zoo.map_or_else(engine::default_zoo_dir, std::path::Path::to_path_buf);
-    let opened = Zoo::with_method(&dir, method, None);
-    let zoo = opened.with_context(|| format!("method {method}, models in {}", dir.display()))?;
-    Ok(Arc::new(Analyzer::new(zoo, setup)?))
+    Ok(Arc::new(Analyzer::new(models(zoo, method)?, setup)?))
 }
 
 /// The same for the daemon. Drivers and TensorRT are foreign code, whose crash ends the process: one that did so at the last start is not opened

@@ -1,4 +1,4 @@
-//! The audit trail: who logged in, looked at a patient, acknowledged an alert or changed a user, and when the box ran.
+//! The audit trail: who logged in, looked at a patient, acknowledged an alert, changed a user or had results sent again, and when the box ran.
 //!
 //! Owns what is an event, and that it is in the database before anything else happens with it; [`Collector`] sends it to the
 //! site's audit repository as DICOM audit messages (PS3.15 section A.5) over syslog, later if need be. It names a patient
@@ -72,6 +72,11 @@ pub enum Action {
         /// Whose account.
         name: String,
     },
+    /// Somebody had parked results sent again.
+    Resend {
+        /// To whom.
+        destination: String,
+    },
 }
 
 impl Action {
@@ -86,6 +91,7 @@ impl Action {
             Self::View(_) => "view",
             Self::Acknowledge(_) => "acknowledge",
             Self::ChangeUser { .. } => "change_user",
+            Self::Resend { .. } => "resend",
         }
     }
 }

@@ -419,10 +419,10 @@ pub fn seconds(value: f64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    const LEAST: &str = r#"
+    pub const LEAST: &str = r#"
         [dicom]
         ae_title = "TRIAGED"
         listen = "127.0.0.1:0"
@@ -514,6 +514,13 @@ mod tests {
             ),
             ("[policy]", "[worklist]\nae_title = \"\"\naddress = \"ris:104\"\n[policy]", "AE title \"\""),
             ("[policy]", "[results]\nslices = 1000\n[policy]", "results.slices is 1000"),
+            ("[policy]", "[engine]\nthreads = 0\n[policy]", "engine.threads is 0"),
+            ("[policy]", "[worklist]\nae_title = \"RIS\"\naddress = \"ris 1:104\"\n[policy]", "no host:port"),
+            (
+                "[policy]",
+                "[worklist]\nae_title = \"RIS\"\naddress = \"10.0.0.300:104\"\n[policy]",
+                "no host:port",
+            ),
             (
                 "[policy]",
                 "[audit]\nsyslog = \"collector:514\"\n[policy]",

@@ -32,7 +32,8 @@ pub use operator::{Entry, Selection};
 pub use outbox::{Counts, Delivery, Kept, Payload};
 pub use packed::Packed;
 pub use procedure_steps::StepChange;
-pub use users::{Added, Removed};
+pub use studies::UnderWay;
+pub use users::{Added, By, Removed};
 
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! What the database remembers, and in which order it lets go.
 use super::*;
+use crate::database::UnderWay;
 use crate::limits;
 use crate::outbox::policy::{Failure, Fate};
 use study::{NotEvaluated, Outcome, StudyUid, Verdict};
@@ -56,13 +57,15 @@ fn a_study_from_reception_to_delivery() {
     let key = database.receive(&study, 1).unwrap();
     assert_eq!(database.receive(&study, 2).unwrap(), key);
     assert_eq!(database.unfinished().unwrap(), [key]);
+    assert_eq!(database.under_way().unwrap(), UnderWay { receiving: 1, evaluating: 0 });
     let reception = database.evaluate(key).unwrap();
+    assert_eq!(database.under_way().unwrap(), UnderWay { receiving: 0, evaluating: 1 });
     let to = names(&["pacs", "console"]);
     let results = for_all(&[result("1.9")], &["pacs", "console"]);
     database
         .finish(reception, 1, &outcome(&study), &results, Some(&crate::database::View::default()), 10)
         .unwrap();
-    assert!(database.unfinished().unwrap().is_empty());
+    assert!(database.unfinished().unwrap().is_empty() && database.under_way().unwrap().is_nothing());
     assert_eq!(database.next_revision(key).unwrap(), 2);
     assert!(database.expendable(1000, &to).unwrap().is_empty(), "results still wait");
 
@@ -389,6 +392,7 @@ fn what_an_operator_may_do() {
     database.accepted(a, false, 700).unwrap();
     assert_eq!(operator.retry(&Selection::Row(a), 700).unwrap(), 0, "delivered is delivered");
     assert_eq!(operator.retry(&Selection::Destination("ris".into()), 700).unwrap(), 1);
+    assert_eq!(operator.retry(&Selection::ParkedFor("ris".into()), 700).unwrap(), 0, "it waits now");
     let open: Vec<i64> = operator.entries(false).unwrap().into_iter().map(|e| e.id).collect();
     assert!(!open.contains(&a) && open.contains(&b) && open.len() == 2, "{open:?}");
 }

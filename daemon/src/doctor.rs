@@ -10,8 +10,9 @@
 //! | storage: made, written, synced | yes |
 //! | database: opens, no fault in the first seconds | yes |
 //! | self: the daemon answers C-ECHO where it listens | yes |
-//! | space, clock, engines that were wanted and are missing, destinations, worklist | no |
+//! | space, clock, Secure Boot, engines that were wanted and are missing, destinations, worklist | no |
 mod disk;
+mod firmware;
 mod peers;
 mod phantom;
 
@@ -118,11 +119,12 @@ fn all(round: &mut Round<'_>, config: &Config) {
     }
     round.check("database", true, || disk::database(&storage.dir.join("triaged.db")));
     round.check("clock", false, disk::clock);
+    round.check("secure boot", false, || firmware::secure_boot(Path::new(firmware::EFI_VARIABLES)));
     let zoo_dir = config.engine.zoo.clone().unwrap_or_else(engine::default_zoo_dir);
     let mut zoo = None;
     round.check("models", true, || {
-        let opened = Zoo::with_method(&zoo_dir, config.engine.method, None);
-        let opened = opened.map_err(|error| error.to_string())?;
+        let opened = appliance::models(Some(&zoo_dir), config.engine.method);
+        let opened = opened.map_err(|error| format!("{error:#}"))?;
         let found = format!("{} and {} in {}", opened.lungs.name, opened.method(), zoo_dir.display());
         zoo = Some(opened);
         Ok(found)

@@ -54,6 +54,16 @@ impl Layout {
         self.path("run/triaged/nftables.conf")
     }
 
+    /// There while the site's settings are on trial, at a start that was counted: the image's scripts look for it.
+    pub fn site_on_trial(&self) -> PathBuf {
+        self.path("run/triaged/site-on-trial")
+    }
+
+    /// The settings that the box went back from, without what is secret: for the support bundle, which the daemon makes.
+    pub fn refused_site(&self) -> PathBuf {
+        self.path("run/triaged/refused-site.toml")
+    }
+
     /// The host name that the site gives the box.
     pub fn hostname(&self) -> PathBuf {
         self.path("run/triaged/hostname")
@@ -77,6 +87,11 @@ impl Layout {
     /// Which board the image is for.
     pub fn board(&self) -> PathBuf {
         self.path("usr/lib/triaged/board")
+    }
+
+    /// Which variant of its board's image it is; without the file, plain.
+    pub fn variant(&self) -> PathBuf {
+        self.path("usr/lib/triaged/variant")
     }
 
     /// The board's installer.

@@ -26,6 +26,9 @@ pub const PREPARED_BYTES_MAX: usize = 600 << 20;
 /// Twice as many connections may be open.
 pub const ASSOCIATIONS_MAX: usize = 64;
 
+/// Threads that the configuration may ask for: more than any board has cores, fewer than a service may have.
+pub const THREADS_MAX: usize = 256;
+
 /// Bytes of the configuration file.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 

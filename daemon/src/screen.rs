@@ -1,7 +1,8 @@
 //! The technician's screen: pages over HTTP, served by the box, for a monitor beside the console or any browser of the department.
 //!
-//! Owns the server and its thread. It reads the database and the spool, and changes nothing but acknowledgements, users and sessions. No request
-//! ever leaves the box, and no page needs anything that is not in this binary. The rest of the appliance never waits for it.
+//! Owns the server and its thread. It reads the database and the spool, and changes nothing but acknowledgements, users, sessions and what is
+//! due in the outbox. No request ever leaves the box, and no page needs anything that is not in this binary. The rest of the appliance never
+//! waits for it.
 //!
 //! ```text
 //! appliance ── Notice ──▶ board ── a number that grows ──▶ /events ──▶ browser ── fetches what changed ──▶ pages ──▶ database
@@ -22,7 +23,7 @@ mod view;
 
 pub use recent::Recent;
 
-use crate::access::Access;
+use crate::access::{Access, Setup};
 use crate::audit;
 use crate::config::{Config, Screen};
 use crate::database::Database;
@@ -35,7 +36,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::http::header;
 use axum::middleware;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Redirect};
 use axum::routing::{get, post};
 use axum_server::tls_rustls::RustlsConfig;
 use board::Board;
@@ -134,9 +135,13 @@ impl Server {
         let Parts { reader, database, spool, board, analyzer, trail, recent } = parts;
         let code = config.storage.setup_code();
         let access = Access::new(Arc::clone(&database), code, Arc::clone(&trail))?;
-        if access.setup_code()?.is_some() {
-            let code = access.setup_code_path();
-            info!("the screen has no user yet: the setup code is in {}", code.display());
+        let path = access.setup_code_path().display();
+        match access.setup_code()? {
+            Some((Setup::First, _)) => info!("the screen has no user yet: the setup code is in {path}"),
+            Some((Setup::Another, _)) => {
+                warn!("the site brought a new setup code: whoever knows it makes a further engineer, once");
+            }
+            None => {}
         }
         let app = Arc::new(App {
             database: reader,
@@ -280,6 +285,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/box", get(box_page::page))
         .route("/part/box", get(box_page::part))
         .route("/box/support-bundle", get(box_page::support_bundle))
+        .route("/box/retry", get(|| async { Redirect::to("/box") }).post(box_page::retry))
         .route("/events", get(events::stream))
         .route("/beat", get(events::beat))
         .route("/login", get(door::form).post(door::login))

@@ -4,14 +4,17 @@
 //! firewall, and what a box does that has none: it gets its address by DHCP, serves its screen over TLS with a certificate of its own,
 //! answers one AE title, and sends nothing to anybody. It never writes: [`render`] is pure, `triaged site` puts the files in place.
 //!
-//! The daemon's sections are checked with the daemon's own parser before anything is rendered, so that no stick can leave a box
-//! with a configuration that its daemon refuses.
+//! The daemon's sections are checked with the daemon's own parser before anything is rendered, and [`check()`] tries what the daemon does at its
+//! start, so that no stick can leave a box with a configuration that its daemon refuses. What it can't foresee ends by [`trial`].
+mod check;
 mod network;
+pub mod trial;
+
+pub use check::check;
 
 use crate::config::Config;
 use crate::layout::Layout;
 use anyhow::{Context, bail};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use stick::Site;
 use toml::{Table, Value};
@@ -65,11 +68,8 @@ pub fn render(site: Option<&Site>, layout: &Layout) -> anyhow::Result<Rendered> 
     let default = stick::Network::default();
     let (network, time) = site.map_or((&default, &[][..]), |site| (&site.network, &site.time.servers[..]));
     let mut ports: Vec<u16> = site.map_or_else(Vec::new, |site| site.firewall.ports.clone());
-    let listening =
-        [config.dicom.listen, config.dicom.listen_tls, config.screen.as_ref().map(|screen| screen.listen)];
-    ports.extend(
-        listening.into_iter().flatten().filter(|at: &SocketAddr| !at.ip().is_loopback()).map(|at| at.port()),
-    );
+    let open_ports = config.listeners().filter(|(_, at)| !at.ip().is_loopback());
+    ports.extend(open_ports.map(|(_, at)| at.port()));
     ports.sort_unstable();
     ports.dedup();
     let hostname = site.and_then(|site| site.site.hostname.clone());
@@ -95,6 +95,20 @@ pub fn render(site: Option<&Site>, layout: &Layout) -> anyhow::Result<Rendered> 
     files.push(open(layout.config(), header(site) + &text));
     let setup_code = site.and_then(|site| site.setup.as_ref()).and_then(stick::Setup::sha256);
     Ok(Rendered { files, config, hostname, setup_code, own_certificate })
+}
+
+/// The text of a site without what is secret, for whoever is asked for help.
+///
+/// # Errors
+/// It is no TOML.
+pub fn without_secrets(text: &str) -> anyhow::Result<String> {
+    let mut table: Table = text.parse()?;
+    for section in ["setup", "certificates"] {
+        if table.contains_key(section) {
+            table.insert(section.to_owned(), "left out".into());
+        }
+    }
+    Ok(toml::to_string(&table)?)
 }
 
 fn header(site: Option<&Site>) -> String {
@@ -172,7 +186,7 @@ fn path(path: &std::path::Path) -> anyhow::Result<Value> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::path::Path;
 

@@ -9,6 +9,13 @@ use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// The files of the commands that tell, and what people call it.
+pub const TOLD: [(&str, &str); 4] = [
+    ("stick.json", "Stick"),
+    ("site.json", "Settings"),
+    ("provision.json", "Engines"),
+    ("doctor.json", "Health"),
+];
 /// Bytes of a file that the page reads.
 const BYTES_MAX: u64 = 64 << 10;
 

@@ -9,6 +9,7 @@ pub use scrub::Scrubber;
 use crate::config::Config;
 use crate::database::Database;
 use crate::layout::Layout;
+use crate::status::TOLD;
 use crate::{doctor, version};
 use anyhow::Context;
 use flate2::Compression;
@@ -115,9 +116,9 @@ pub fn bundle(sources: &Sources<'_>) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
             Err(error) => missing.push(format!("{}: {error}", command.join(" "))),
         }
     }
-    let status = Layout::at(Path::new("/")).status_dir();
-    let told = ["stick.json", "provision.json", "doctor.json"].map(|name| status.join(name));
-    let read = READ.iter().map(PathBuf::from).chain(told);
+    let layout = Layout::at(Path::new("/"));
+    let told = TOLD.map(|(file, _)| layout.status_dir().join(file));
+    let read = READ.iter().map(PathBuf::from).chain(told).chain([layout.refused_site()]);
     for (path, folder) in
         read.map(|path| (path, "files")).chain(sources.logs.iter().cloned().map(|path| (path, "logs")))
     {
@@ -133,13 +134,7 @@ pub fn bundle(sources: &Sources<'_>) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
 
 /// The site's settings without what is secret.
 fn site(path: &Path) -> anyhow::Result<String> {
-    let mut table: toml::Table = std::fs::read_to_string(path)?.parse()?;
-    for section in ["setup", "certificates"] {
-        if table.contains_key(section) {
-            table.insert(section.to_owned(), "left out".into());
-        }
-    }
-    Ok(toml::to_string(&table)?)
+    crate::site::without_secrets(&std::fs::read_to_string(path)?)
 }
 
 fn ask(command: &[&str]) -> std::io::Result<String> {

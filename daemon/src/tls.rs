@@ -5,11 +5,12 @@
 //! connects. TLS 1.2 and 1.3 with the cipher suites of BCP 195, as PS3.15 section B.12 asks for. It never writes.
 use crate::config::Tls;
 use anyhow::{Context, bail};
+use dimse::rustls::client::verify_server_cert_signed_by_trust_anchor;
 use dimse::rustls::crypto::{CryptoProvider, ring};
 use dimse::rustls::pki_types::pem::PemObject;
-use dimse::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use dimse::rustls::server::WebPkiClientVerifier;
-use dimse::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use dimse::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use dimse::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use dimse::rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,19 +40,48 @@ impl Identity {
     }
 
     fn read(tls: &Tls, credentials: Option<&Path>) -> anyhow::Result<Self> {
-        let certificate = resolve("tls.certificate", &tls.certificate, credentials)?;
-        let key = resolve("tls.key", &tls.key, credentials)?;
-        let authorities = resolve("tls.authorities", &tls.authorities, credentials)?;
-        let chain = certificates("tls.certificate", &certificate)?;
-        let private_key =
-            || PrivateKeyDer::from_pem_file(&key).with_context(|| format!("tls.key {}", key.display()));
+        let read = |name: &str, value: &str| -> anyhow::Result<Pem> {
+            let path = resolve(name, value, credentials)?;
+            let name = format!("{name} {}", path.display());
+            let text = std::fs::read(&path).with_context(|| name.clone())?;
+            Ok(Pem { name, text })
+        };
+        Self::of(
+            &read("tls.certificate", &tls.certificate)?,
+            &read("tls.key", &tls.key)?,
+            &read("tls.authorities", &tls.authorities)?,
+        )
+    }
+
+    /// What a site brings, before it is a file of the box: as [`Identity::load`], and the chain must be one, of which peers and browsers would
+    /// complain and the daemon doesn't.
+    ///
+    /// # Errors
+    /// Names the key of the site, and what is wrong.
+    pub fn of_site(site: &stick::Certificates) -> anyhow::Result<Self> {
+        let pem = |key: &str, text: &str| Pem { name: format!("certificates.{key}"), text: text.into() };
+        let certificate = pem("certificate", &site.certificate);
+        let identity =
+            Self::of(&certificate, &pem("key", &site.key), &pem("authorities", &site.authorities))?;
+        check_chain(&certificates(&certificate)?).with_context(|| {
+            format!(
+                "{}: the box's own must be the first, each other one the issuer of that before it",
+                certificate.name
+            )
+        })?;
+        Ok(identity)
+    }
+
+    fn of(certificate: &Pem, key: &Pem, authorities: &Pem) -> anyhow::Result<Self> {
+        let chain = certificates(certificate)?;
+        let private_key = || PrivateKeyDer::from_pem_slice(&key.text).with_context(|| key.name.clone());
         let mut roots = RootCertStore::empty();
-        for authority in certificates("tls.authorities", &authorities)? {
-            roots.add(authority).with_context(|| format!("tls.authorities {}", authorities.display()))?;
+        for authority in certificates(authorities)? {
+            roots.add(authority).with_context(|| authorities.name.clone())?;
         }
         let roots = Arc::new(roots);
         let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
-        let mismatch = || format!("tls.certificate {} with tls.key {}", certificate.display(), key.display());
+        let mismatch = || format!("{} with {}", certificate.name, key.name);
         let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(Arc::clone(&roots))
@@ -73,6 +103,12 @@ impl Identity {
     }
 }
 
+/// A text in PEM, and what errors call it.
+struct Pem {
+    name: String,
+    text: Vec<u8>,
+}
+
 /// The file that a value names.
 fn resolve(name: &str, value: &str, credentials: Option<&Path>) -> anyhow::Result<PathBuf> {
     let Some(credential) = value.strip_prefix(CREDENTIAL) else { return Ok(PathBuf::from(value)) };
@@ -88,14 +124,33 @@ fn resolve(name: &str, value: &str, credentials: Option<&Path>) -> anyhow::Resul
     Ok(folder.join(credential))
 }
 
-fn certificates(name: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let which = || format!("{name} {}", path.display());
-    let certificates: Vec<_> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).with_context(which)?;
+fn certificates(pem: &Pem) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem.text)
+        .collect::<Result<_, _>>()
+        .with_context(|| pem.name.clone())?;
     if certificates.is_empty() {
-        bail!("{}: there is no certificate in it", which());
+        bail!("{}: there is no certificate in it", pem.name);
     }
     Ok(certificates)
+}
+
+/// Whether each certificate of a chain was signed by the next one. Dates are not judged: the clock may be wrong until the site's time servers
+/// are known.
+fn check_chain(chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+    let [own, between @ .., last] = chain else { return Ok(()) };
+    let mut roots = RootCertStore::empty();
+    roots.add(last.clone().into_owned())?;
+    let own = ParsedCertificate::try_from(own)?;
+    let algorithms = ring::default_provider().signature_verification_algorithms.all;
+    match verify_server_cert_signed_by_trust_anchor(&own, &roots, between, UnixTime::now(), algorithms) {
+        Err(Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        )) => Ok(()),
+        judged => judged,
+    }
 }
 
 #[cfg(test)]
@@ -159,5 +214,49 @@ mod tests {
             let error = format!("{:#}", Identity::read(&tls, None).err().unwrap());
             assert!(error.contains(want), "{want}: {error}");
         }
+    }
+
+    #[test]
+    fn a_sites_chain_is_one_whatever_the_clock_says() {
+        let authority = |name: &str, signed_by: Option<&Issuer<'_, KeyPair>>| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let made = match signed_by {
+                Some(issuer) => params.signed_by(&key, issuer),
+                None => params.self_signed(&key),
+            };
+            (made.unwrap().pem(), Issuer::new(params, key))
+        };
+        let (root, root_issuer) = authority("root", None);
+        let (between, between_issuer) = authority("between", Some(&root_issuer));
+        let (other, _) = authority("other", Some(&root_issuer));
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["box".to_owned()]).unwrap();
+        let own = params.clone().signed_by(&key, &between_issuer).unwrap().pem();
+        params.not_after = rcgen::date_time_ymd(1990, 1, 1);
+        let old = params.signed_by(&key, &between_issuer).unwrap().pem();
+        let cases = [
+            (own.clone(), None),
+            (format!("{own}{between}"), None),
+            (format!("{own}{between}{root}"), None),
+            (format!("{old}{between}{root}"), None),
+            (format!("{own}{other}"), Some("certificates.certificate: the box's own must be the first")),
+            (format!("{own}{root}"), Some("the issuer of that before it")),
+            (format!("{between}{own}"), Some("certificates.certificate with certificates.key")),
+            ("-----BEGIN CERTIFICATE-----\n".to_owned(), Some("certificates.certificate")),
+        ];
+        for (certificate, want) in cases {
+            let site =
+                stick::Certificates { certificate, key: key.serialize_pem(), authorities: root.clone() };
+            match (Identity::of_site(&site), want) {
+                (Ok(_), None) => {}
+                (Err(error), Some(want)) => assert!(format!("{error:#}").contains(want), "{want}: {error:#}"),
+                (found, _) => panic!("{want:?}: {:?}", found.err()),
+            }
+        }
+        let site = stick::Certificates { certificate: own, key: "-----BEGIN".into(), authorities: root };
+        assert!(format!("{:#}", Identity::of_site(&site).err().unwrap()).contains("certificates.key"));
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Owns the order of things, which is what makes it safe: nothing is written before both signatures, the board, the versions, the serial and
 //! the room were judged; nothing is installed before every byte was copied and is the one that was signed; the site's settings take their
-//! place last, by a rename. Whatever fails before leaves the box as it was. It never restarts the box: its caller does, on exit code 10.
+//! place by a rename, and are then on trial ([`crate::site::trial`]). Whatever fails before leaves the box as it was. Of a stick with both the
+//! settings come after the update was found good: one thing is on trial at a time. It never restarts the box: its caller does, on exit code 10,
+//! which it is given when the daemon has nothing under way, or has had its time.
 //!
 //! ```text
 //! checking ──▶ waiting ── pulled ──▶ refused
-//!    │            └──▶ copying ──▶ installing ──▶ restart
+//!    │            └──▶ copying ──▶ installing ──▶ finishing ──▶ restart
 //!    ├── nothing new ──▶ done
 //!    └── anything wrong, here or later ──▶ refused, with what and what to do
 //! ```
@@ -16,18 +18,22 @@ mod plan;
 mod source;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 pub use facts::Facts;
 pub use plan::Plan;
 pub use source::{Folder, Source};
+pub use under_way::PATIENCE;
 
 use crate::files;
 use crate::layout;
+use crate::site::trial;
 use crate::status::Teller;
 use anyhow::{Context, bail};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use under_way::Waited;
 
 /// How it ended, if nothing was wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub struct Turn<'a> {
     pub installer: &'a Path,
     /// How long people may pull it.
     pub wait: Duration,
+    /// How long the restart waits for what the daemon has under way.
+    pub patience: Duration,
 }
 
 impl Turn<'_> {
@@ -83,8 +91,12 @@ impl Turn<'_> {
             log::warn!("{error:#}");
         }
         done?;
+        self.let_it_finish(&lines, teller);
         let mut lines = lines;
-        lines.push("Done. The box restarts now; leave the stick in or pull it.".to_owned());
+        lines.push(match &plan.later {
+            None => "Done. The box restarts now; leave the stick in or pull it.".to_owned(),
+            Some(what) => format!("Done. The box restarts now. Leave the stick in, or plug it in again: {what} come when the new version has passed its self-test."),
+        });
         println!("{}", lines[lines.len() - 1]);
         teller.tell("restart", &lines);
         Ok(Ended::Restart)
@@ -110,6 +122,27 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// No study is lost when the daemon is stopped, but a scanner need not send again by itself what a restart cut off.
+    fn let_it_finish(&self, lines: &[String], teller: &mut Teller) {
+        let database = self.facts.layout.storage_dir().join("triaged.db");
+        let mut said = None;
+        let waited = under_way::wait(&database, self.patience, &mut |under_way, left| {
+            if said != Some(under_way) {
+                println!("the restart waits until the daemon is done; {under_way}");
+                said = Some(under_way);
+            }
+            let line =
+                format!("The box restarts when the daemon is done, or in {} s; {under_way}.", left.as_secs());
+            teller.tell("finishing", &lines.iter().cloned().chain([line]).collect::<Vec<_>>());
+        });
+        if let Waited::Enough(under_way) = waited {
+            println!(
+                "the daemon is not done after {} s, the box restarts all the same; {under_way}. They are finished afterwards",
+                self.patience.as_secs()
+            );
+        }
+    }
+
     fn work(
         &self,
         plan: &Plan,
@@ -118,8 +151,6 @@ impl Turn<'_> {
         teller: &mut Teller,
     ) -> anyhow::Result<()> {
         let with = |line: String| lines.iter().cloned().chain([line]).collect::<Vec<_>>();
-        // Written and synced before anything is installed: afterwards it can't fail for want of room.
-        let site = plan.site.as_ref().map(|site| self.prepare_site(&site.text)).transpose()?;
         if let Some(update) = &plan.update {
             copy::all(self.source, update, incoming, &mut |percent| {
                 teller.tell(
@@ -139,26 +170,11 @@ impl Turn<'_> {
                 log::warn!("{error:#}");
             }
         }
-        if let Some(site) = site {
-            site.commit()?;
+        if let Some(site) = &plan.site {
+            trial::prepare(&layout::site_toml(self.state_dir), &site.text)?.commit()?;
         }
         Ok(())
     }
-
-    /// The new settings beside the old ones, and a copy of those.
-    fn prepare_site(&self, text: &str) -> anyhow::Result<files::Pending> {
-        let path = layout::site_toml(self.state_dir);
-        let pending = files::prepare(&path, text.as_bytes(), 0o600)?;
-        if let Ok(old) = std::fs::read(&path) {
-            files::write(&previous(&path), &old, 0o600)?;
-        }
-        Ok(pending)
-    }
-}
-
-/// Where the settings before are kept.
-fn previous(path: &Path) -> PathBuf {
-    path.with_extension("toml.previous")
 }
 
 /// Calls the board's installer with the folder and the version.

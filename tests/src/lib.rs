@@ -10,6 +10,7 @@ pub mod browser;
 pub mod certificates;
 pub mod daemon;
 pub mod hostile;
+pub mod http;
 pub mod misbehaving;
 pub mod orthanc;
 pub mod peers;

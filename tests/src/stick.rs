@@ -7,7 +7,7 @@ use std::io::Cursor;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use stick::{Board, Manifest, SIGNATURE_SUFFIX, Sha256, UpdateFile, Version};
+use stick::{Board, Manifest, SIGNATURE_SUFFIX, Sha256, UpdateFile, Variant, Version};
 use tempfile::TempDir;
 
 /// What the box runs.
@@ -101,14 +101,24 @@ impl TestBox {
 
     /// `triaged site`: whether it succeeded, and all that was said.
     pub fn boot(&self) -> (bool, String) {
+        self.site(&[])
+    }
+
+    /// The same with arguments.
+    pub fn site(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = triaged(&["site", "--root"]);
-        command.arg(self.root()).arg("--site").arg(self.path("var/lib/triaged-site/site.toml"));
+        command
+            .arg(self.root())
+            .arg("--site")
+            .arg(self.path("var/lib/triaged-site/site.toml"))
+            .args(arguments);
         crate::peers::run(&mut command)
     }
 
-    /// What the box's page shows of a stick.
-    pub fn told(&self) -> serde_json::Value {
-        serde_json::from_slice(&fs::read(self.path("run/triaged/status/stick.json")).unwrap()).unwrap()
+    /// What the box's page shows of a command.
+    pub fn told(&self, of: &str) -> serde_json::Value {
+        let path = self.path(&format!("run/triaged/status/{of}.json"));
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 
     /// Every file of it and what it holds, but for what only tells.
@@ -174,21 +184,25 @@ impl Stick {
 
     /// An update of two files for a board; `change` may spoil the manifest before it is signed.
     pub fn update(&self, board: Board, version: &str, key: &KeyPair, change: impl FnOnce(&mut Manifest)) {
-        let files = [("a.efi", vec![1u8; 300_000]), ("b.root", vec![2u8; 3_000_000])].map(|(name, bytes)| {
-            let path = format!("{board}/{name}");
-            self.put(&format!("{}/{path}", stick::UPDATE_DIR), &bytes);
-            UpdateFile { board, path, bytes: bytes.len() as u64, sha256: Sha256::of(&bytes) }
-        });
         let mut manifest = Manifest {
             version: version.parse().unwrap(),
             commit: "0123abc".into(),
             allow_older: false,
-            files: files.to_vec(),
+            files: self.set(board, Variant::Plain).to_vec(),
         };
         change(&mut manifest);
         // Not by `to_text`, which refuses what tests must be able to write.
         let text = toml::to_string(&manifest).unwrap();
         self.put_signed(stick::MANIFEST, &text, key);
+    }
+
+    /// The two files of a set, for a manifest.
+    pub fn set(&self, board: Board, variant: Variant) -> [UpdateFile; 2] {
+        [("a.efi", vec![1u8; 300_000]), ("b.root", vec![2u8; 3_000_000])].map(|(name, bytes)| {
+            let path = format!("{}/{name}", board.folder(variant));
+            self.put(&format!("{}/{path}", stick::UPDATE_DIR), &bytes);
+            UpdateFile { board, variant, path, bytes: bytes.len() as u64, sha256: Sha256::of(&bytes) }
+        })
     }
 
     /// The site's settings.

@@ -3,58 +3,14 @@
 use e2e::browser::Browser;
 use e2e::certificates::Authority;
 use e2e::daemon::{Daemon, Settings, triaged};
+use e2e::http::{PASSWORD, get, http, post, user};
 use e2e::peers::{free_port, have, run, storescu};
 use e2e::slices::{self, phantom, renamed};
 use rusqlite::{Connection, params};
 use serde_json::json;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::Stdio;
-
-const PASSWORD: &str = "correct horse battery";
 
 fn settings(screen: &str) -> Settings {
     Settings { tables: format!("[screen]\nlisten = \"127.0.0.1:0\"\n{screen}\n"), ..Settings::default() }
-}
-
-/// A user, made at the box itself while the daemon runs.
-fn user(dir: &Path, name: &str, role: &str) {
-    let mut command = triaged(&["users", "--config"]);
-    command.arg(dir.join("triaged.toml")).args(["add", name, "--role", role]);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{PASSWORD}\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A request without a browser: the status, the head and the body.
-fn http(port: u16, request: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("{text}"));
-    (status, head.to_lowercase(), body.to_owned())
-}
-
-fn get(port: u16, path: &str) -> (u16, String, String) {
-    http(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"))
-}
-
-fn post(port: u16, path: &str, headers: &str, body: &str) -> (u16, String, String) {
-    let kind = "application/x-www-form-urlencoded";
-    http(
-        port,
-        &format!(
-            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Type: {kind}\r\n\
-             Content-Length: {}\r\n{headers}\r\n{body}",
-            body.len()
-        ),
-    )
 }
 
 #[test]
@@ -270,7 +226,7 @@ fn nobody_changes_anything_without_a_login_nor_from_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), &settings(""));
     let port = daemon.screen_port();
-    let (status, head, _) = get(port, "/");
+    let (status, head, _) = get(port, "/", "");
     assert_eq!(status, 200, "a browser on the box itself sees the list");
     for header in [
         "content-security-policy: default-src 'none'",
@@ -284,7 +240,7 @@ fn nobody_changes_anything_without_a_login_nor_from_elsewhere() {
     let from_elsewhere = "GET / HTTP/1.1\r\nHost: rebound.example\r\nConnection: close\r\n\r\n";
     assert_eq!(http(port, from_elsewhere).0, 303, "a name that was made to point here is not the box itself");
     for path in ["/users", "/study/1"] {
-        let status = get(port, path).0;
+        let status = get(port, path, "").0;
         assert!(status == 303 || status == 404, "{path}: {status}");
     }
     // The first user needs the code; the daemon wrote it where only root reads it.
@@ -330,9 +286,9 @@ fn nobody_changes_anything_without_a_login_nor_from_elsewhere() {
     assert!(guesses.last().unwrap().1.contains("too many attempts"), "{}", guesses.last().unwrap().1);
     assert_eq!(post(port, "/login", "", &format!("name={}", "x".repeat(100_000))).0, 413);
     // For monitors, without a login and without a patient.
-    let (status, _, health) = get(port, "/health");
+    let (status, _, health) = get(port, "/health", "");
     assert_eq!((status, health.trim()), (200, "ok"));
-    let (_, _, metrics) = get(port, "/metrics");
+    let (_, _, metrics) = get(port, "/metrics", "");
     assert!(metrics.contains("triaged_engine_up{engine=\"cpu\"} 1"), "{metrics}");
     assert!(metrics.contains("triaged_last_slice_to_outcome_seconds_bucket{le=\"+Inf\"} 0"), "{metrics}");
 }

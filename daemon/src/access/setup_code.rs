@@ -1,5 +1,6 @@
 //! The code that sets a new box up, in a file that its owner alone can read.
 use super::AccessError;
+use crate::database::Database;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -14,9 +15,41 @@ const GROUP: usize = 4;
 /// What the file begins with where the site chose the code: only its hash is on the box.
 const HASHED: &str = "sha256:";
 
+/// What a setup code is good for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// The first user of the box.
+    First,
+    /// A further engineer: the site brought a new code.
+    Another,
+}
+
 /// What the file holds for a code that the site chose, of which only the hash is known.
 pub fn line(hash: &stick::Sha256) -> String {
     format!("{HASHED}{hash}\n")
+}
+
+/// The setup code that is kept at a path, and what it is good for; `None` if for nothing.
+pub fn of_now(database: &Database, path: &Path) -> Result<Option<(Setup, String)>, AccessError> {
+    let Some(code) = read(path)? else { return Ok(None) };
+    if !database.has_users()? {
+        return Ok(Some((Setup::First, code)));
+    }
+    let is_new = is_sites(&code) && !database.setup_code_was_used(&code)?;
+    Ok(is_new.then_some((Setup::Another, code)))
+}
+
+/// Whether a line is of a code that the site chose. Only such a one makes a further engineer: what the box drew for its first user is void with them.
+pub fn is_sites(code: &str) -> bool {
+    code.starts_with(HASHED)
+}
+
+/// Removes the file where it has a code of the site's, which doesn't say it any more.
+pub fn remove_sites(path: &Path) -> Result<(), AccessError> {
+    if read(path)?.is_some_and(|code| is_sites(&code)) {
+        remove(path).map_err(|source| AccessError::SetupCodeFile { path: path.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 /// The code in the file, or the line of its hash; `None` if there is no file, or neither in it.
@@ -124,6 +157,11 @@ mod tests {
                 && !matches(&code, "ABCDEFGH23456788")
                 && !matches(&code, &code)
         );
+        remove_sites(&path).unwrap();
+        assert!(!path.exists());
+        let drawn = read_or_draw(&path).unwrap();
+        remove_sites(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), Some(drawn), "the box's own stays");
         fs::write(&path, "sha256:00\n").unwrap();
         assert_eq!(read(&path).unwrap(), None);
     }

@@ -1,4 +1,6 @@
 //! The door as a whole: on a database in a folder, with its trail.
+mod setup;
+
 use super::*;
 use rusqlite::Connection;
 
@@ -24,7 +26,7 @@ impl Box {
     /// With an engineer, ada.
     fn set_up(&self) -> Access {
         let access = self.open();
-        let code = access.setup_code().unwrap().unwrap();
+        let (_, code) = access.setup_code().unwrap().unwrap();
         access.setup(&code, "Ada", "engine number 1", peer(1), NOW_MS).unwrap();
         access
     }
@@ -52,69 +54,6 @@ fn peer(n: u8) -> IpAddr {
 
 fn by() -> Who {
     Who { user: Some("Ada".into()), peer: Some(peer(1)) }
-}
-
-#[test]
-fn the_code_makes_one_engineer_and_is_void() {
-    let site = Box::new();
-    let access = site.open();
-    assert!(access.needs_setup().unwrap());
-    assert_eq!(access.read_setup_code().unwrap(), None, "it is the daemon's to draw");
-    let code = access.setup_code().unwrap().unwrap();
-    assert_eq!(access.read_setup_code().unwrap(), Some(code.clone()));
-    assert_eq!(site.open().setup_code().unwrap(), Some(code.clone()), "the same after a restart");
-    let setup = |code: &str, name: &str, password: &str| access.setup(code, name, password, peer(1), NOW_MS);
-    let wrong = setup("AAAA-AAAA-AAAA-AAAA", "ada", "engine number 1");
-    assert!(matches!(wrong, Err(AccessError::WrongSetupCode)));
-    // Who has the code mistypes as often as it takes.
-    for _ in 0..20 {
-        assert!(matches!(setup(&code, "ada", "short"), Err(AccessError::ShortPassword)));
-        assert!(matches!(setup(&code, "a\u{202e}da", "engine number 1"), Err(AccessError::BadName)));
-    }
-    let (token, session) = setup(&code.to_lowercase(), " Ada ", "engine number 1").unwrap();
-    assert_eq!(session.user, User { name: "Ada".into(), role: Role::Engineer });
-    assert_eq!(access.session(&token, NOW_MS).unwrap().map(|now| now.csrf), Some(session.csrf));
-    assert!(!access.needs_setup().unwrap());
-    assert!(!site.code_path().exists());
-    assert_eq!((access.setup_code().unwrap(), access.read_setup_code().unwrap()), (None, None));
-    assert!(matches!(setup(&code, "bob", "engine number 2"), Err(AccessError::SetUpAlready)));
-    let trail = site.trail();
-    let rows: Vec<[&str; 4]> = trail.iter().map(|row| row.each_ref().map(String::as_str)).collect();
-    assert_eq!(
-        rows,
-        [
-            ["-", "login", "minor", "-"],
-            ["-", "change_user", "success", "Ada"],
-            ["Ada", "login", "success", "-"]
-        ]
-    );
-}
-
-#[test]
-fn setup_is_as_hard_to_guess_at_as_a_password() {
-    let site = Box::new();
-    let access = site.open();
-    let code = access.setup_code().unwrap().unwrap();
-    let guess = |n| access.setup("AAAA-AAAA-AAAA-AAAA", "ada", "engine number 1", peer(n), NOW_MS);
-    let held = (0..9).map(guess).filter(|r| matches!(r, Err(AccessError::Wait { seconds: 1..=2 }))).count();
-    assert_eq!(held, 4, "the code has one name, from wherever it is tried");
-    assert!(access.setup(&code, "ada", "engine number 1", peer(9), NOW_MS + 5_000).is_ok());
-}
-
-#[test]
-fn two_who_know_the_code_make_one_engineer() {
-    let site = Box::new();
-    let access = site.open();
-    let code = access.setup_code().unwrap().unwrap();
-    let made = std::thread::scope(|scope| {
-        let setup = |name| {
-            let (access, code) = (&access, &code);
-            scope.spawn(move || access.setup(code, name, "engine number 1", peer(1), NOW_MS).is_ok())
-        };
-        let threads = ["ada", "bob", "eve"].map(setup);
-        threads.map(|thread| u32::from(thread.join().unwrap())).iter().sum::<u32>()
-    });
-    assert_eq!((made, access.users().unwrap().len()), (1, 1));
 }
 
 #[test]

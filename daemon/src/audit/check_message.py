@@ -17,12 +17,13 @@ PARTICIPANT = {"UserID", "AlternativeUserID", "UserName", "UserIsRequestor"} | {
 OBJECT = {f"ParticipantObject{name}" for name in ("ID", "TypeCode", "TypeCodeRole", "DataLifeCycle", "Sensitivity")}
 # Section A.5.3: the message, its actions, the types that it must have, how many participants, which objects.
 STUDY, PATIENT, ACCOUNT, PAGE = ("2", "3", "110180"), ("1", "1", "2"), ("2", "13", "11"), ("2", "3", "12")
+NODE = ("2", "13", "110182")
 MESSAGES = {
     "110100": ("Application Activity", "E", {"110120", "110121"}, (1,), []),
     "110103": ("DICOM Instances Accessed", "CRUD", None, (1, 2), [STUDY, PATIENT]),
     "110111": ("Procedure Record", "CRUD", None, (1, 2), [STUDY, PATIENT]),
     "110112": ("Query", "E", None, (2,), [PAGE]),
-    "110113": ("Security Alert", "E", {"110137"}, (1, 2), [ACCOUNT]),
+    "110113": ("Security Alert", "E", {"110132", "110137"}, (1, 2), [ACCOUNT]),
     "110114": ("User Authentication", "E", {"110122", "110123"}, (1, 2), []),
 }
 
@@ -104,6 +105,8 @@ def judge(text):
         for element in thing.iter("ParticipantObjectDetail"):
             assert set(element.attrib) == {"type", "value"}
             detail = base64.b64decode(element.get("value"), validate=True).decode()
+    if found_types == ["110132"]:
+        objects = [NODE]
     assert found == objects, (event_id, found)
     assert (event_id == "110113") == (detail is not None)
     description = event.find("EventOutcomeDescription")

@@ -9,6 +9,7 @@
 //! | view of the list | 110112 Query, of our own page: in the format of the protocol used | A.5.3.10 |
 //! | view        | 110103 DICOM Instances Accessed, read | A.5.3.6 |
 //! | acknowledge | 110111 Procedure Record, update: it is the study's handling that changes, no instance | A.5.3.15 |
+//! | results sent again | 110113 Security Alert, 110132 Use of Restricted Function: an engineer's, on a destination | A.5.3.11 |
 //! | change of a user | 110113 Security Alert, 110137 User Security Attributes Changed | A.5.3.11 |
 use super::{Action, Event, Outcome, Subject};
 use base64ct::{Base64, Encoding};
@@ -53,7 +54,12 @@ pub fn message(event: &Event, source: &Source) -> String {
     );
     match &event.action {
         Action::View(subject) | Action::Acknowledge(subject) => study_and_patient(&mut xml, subject),
-        Action::ChangeUser { name } => account(&mut xml, name, &event.text),
+        Action::ChangeUser { name } => {
+            security(&mut xml, name, ("11", "RFC-3881", "User Identifier"), &event.text);
+        }
+        Action::Resend { destination } => {
+            security(&mut xml, destination, ("110182", "DCM", "Node ID"), &event.text);
+        }
         Action::ViewList => list(&mut xml),
         Action::Start | Action::Stop | Action::Login | Action::Logout => {}
     }
@@ -72,6 +78,9 @@ fn identification(xml: &mut String, event: &Event) {
         Action::ViewList => ("E", ("110112", "Query"), None),
         Action::View(_) => ("R", ("110103", "DICOM Instances Accessed"), None),
         Action::Acknowledge(_) => ("U", ("110111", "Procedure Record"), None),
+        Action::Resend { .. } => {
+            ("E", ("110113", "Security Alert"), Some(("110132", "Use of Restricted Function")))
+        }
         Action::ChangeUser { .. } => {
             ("E", ("110113", "Security Alert"), Some(("110137", "User Security Attributes Changed")))
         }
@@ -173,8 +182,8 @@ fn list(xml: &mut String) {
     );
 }
 
-/// Whose account was changed, and how.
-fn account(xml: &mut String, name: &str, text: &str) {
+/// Whose account was changed, or to whom results go, and how.
+fn security(xml: &mut String, name: &str, kind: (&str, &str, &str), text: &str) {
     // 2 and 13: system object, security resource.
     let _ = write!(
         xml,
@@ -182,7 +191,7 @@ fn account(xml: &mut String, name: &str, text: &str) {
          ParticipantObjectTypeCodeRole=\"13\">",
         escaped(name)
     );
-    code(xml, "ParticipantObjectIDTypeCode", "11", "RFC-3881", "User Identifier");
+    code(xml, "ParticipantObjectIDTypeCode", kind.0, kind.1, kind.2);
     let _ = write!(
         xml,
         "<ParticipantObjectName>{}</ParticipantObjectName>\

@@ -79,6 +79,7 @@ fn every_event_is_a_message_that_the_standard_knows() {
             who: Who { user: None, peer: Some("2001:db8::1".parse().unwrap()) },
             ..event(Action::View(subject("1.2", "1")))
         },
+        Event { text: "3 results for PACS".into(), ..event(Action::Resend { destination: "PACS".into() }) },
     ];
     let list = message(&event(Action::ViewList), &source());
     if let Some(judged) = judged(&[list]) {
@@ -92,22 +93,28 @@ fn every_event_is_a_message_that_the_standard_knows() {
     let Some(judged) = judged(&messages) else { return };
     let field = |n: usize, name: &str| judged[n][name].as_str().unwrap_or("none").to_owned();
     let of_all = |name: &str| (0..events.len()).map(|n| field(n, name)).collect::<Vec<_>>();
-    let messages =
-        ["110100", "110100", "110114", "110114", "110114", "110103", "110103", "110111", "110113", "110103"];
+    let messages = [
+        "110100", "110100", "110114", "110114", "110114", "110103", "110103", "110111", "110113", "110103",
+        "110113",
+    ];
     assert_eq!(of_all("event"), messages);
-    assert_eq!(of_all("outcome"), ["0", "0", "0", "4", "8", "0", "0", "0", "0", "0"]);
-    assert_eq!(of_all("at"), ["2026-09-21T14:13:20.123Z"; 10]);
-    assert_eq!(of_all("user")[2..], ["ada", "anonymous", "ada", "ada", "ada", "ada", read_as, "anonymous"]);
+    assert_eq!(of_all("outcome"), ["0", "0", "0", "4", "8", "0", "0", "0", "0", "0", "0"]);
+    assert_eq!(of_all("at"), ["2026-09-21T14:13:20.123Z"; 11]);
+    let users = ["ada", "anonymous", "ada", "ada", "ada", "ada", read_as, "anonymous", "ada"];
+    assert_eq!(of_all("user")[2..], users);
     assert_eq!(field(0, "user"), "4711");
     assert_eq!(
         [field(5, "point"), field(8, "point"), field(9, "point")],
         ["10.0.0.7", "box.ct.example", "2001:db8::1"]
     );
-    assert_eq!(field(3, "text"), "a wrong password");
+    assert_eq!(
+        (field(3, "text"), field(10, "detail")),
+        ("a wrong password".into(), "3 results for PACS".into())
+    );
     assert_eq!(field(8, "detail"), "removed ł");
     let types: Vec<&str> =
         judged.iter().flat_map(|j| j["types"].as_array().unwrap()).map(|t| t.as_str().unwrap()).collect();
-    assert_eq!(types, ["110120", "110121", "110122", "110122", "110123", "acknowledge", "110137"]);
+    assert_eq!(types, ["110120", "110121", "110122", "110122", "110123", "acknowledge", "110137", "110132"]);
     let objects: Vec<String> = judged.iter().map(|j| j["objects"].to_string()).collect();
     assert_eq!(objects[5], r#"["1.2.3","P 1"]"#);
     assert_eq!(objects[6], r#"["1.2.3","none"]"#);

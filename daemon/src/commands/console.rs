@@ -1,10 +1,11 @@
 //! `triaged console`: what the box's own monitor shows: who it is, where its screen is, how to set it up, what a stick is doing.
 //!
 //! Whoever stands before the box may read the setup code: that is what it is for. No patient is named.
+use crate::access::{self, Setup};
 use crate::config::Config;
 use crate::layout::Layout;
-use crate::status::Status;
-use crate::{access, database::Database, version};
+use crate::status::{Status, TOLD};
+use crate::{database::Database, version};
 use nix::ifaddrs::getifaddrs;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -63,7 +64,7 @@ fn describe(config: &Path, status_dir: &Path) -> String {
         // It may not be there yet.
         Err(error) => text += &format!("starting: {error:#}\n"),
     }
-    for (what, file) in [("Stick", "stick.json"), ("Engines", "provision.json"), ("Health", "doctor.json")] {
+    for (file, what) in TOLD {
         if let Some(Status { state, lines, .. }) = Status::read(&status_dir.join(file)) {
             let _ = write!(text, "\n{what}: {state}\n");
             lines.iter().for_each(|line| text += &format!("  {}\n", printable(line)));
@@ -90,13 +91,24 @@ fn of(config: &Config) -> String {
             let _ = writeln!(text, "Screen  {scheme}://{host}:{}/", screen.listen.port());
         }
     }
-    let code = access::read_setup_code(&config.storage.setup_code());
     let database = Database::open_beside_the_daemon(&config.storage.dir.join("triaged.db"));
-    let has_users = database.ok().and_then(|database| database.has_users().ok()).unwrap_or(false);
-    if let (Ok(Some(code)), false) = (code, has_users) {
+    let setup = match database {
+        Ok(database) => access::read_setup_code(&database, &config.storage.setup_code()).ok().flatten(),
+        // Before its first start the daemon has none.
+        Err(_) => None,
+    };
+    if let Some((setup, code)) = setup {
         let said = if code.starts_with("sha256:") { "the one of the site's stick" } else { code.as_str() };
-        let _ =
-            writeln!(text, "\nNobody is set up yet. Open the screen in a browser; the setup code is {said}");
+        let _ = match setup {
+            Setup::First => writeln!(
+                text,
+                "\nNobody is set up yet. Open the screen in a browser; the setup code is {said}"
+            ),
+            Setup::Another => writeln!(
+                text,
+                "\nA further engineer can be set up. Open the screen's page /setup in a browser; the setup code is {said}"
+            ),
+        };
     }
     text
 }

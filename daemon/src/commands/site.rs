@@ -1,8 +1,10 @@
 //! `triaged site`: puts the files of this boot in place, as the site's settings want them. Run before the network and the daemon start.
 //!
-//! Repeating it changes nothing. Each file is whole or as it was; the daemon's configuration is the last.
+//! Repeating it changes nothing but the starts of settings on trial. Each file is whole or as it was; the daemon's configuration is the last.
 use crate::layout::Layout;
+use crate::site::trial::{self, STARTS_MAX, Start};
 use crate::site::{self, Rendered};
+use crate::status::Teller;
 use crate::{access, files};
 use anyhow::{Context, bail};
 use nix::unistd::{User, chown};
@@ -23,12 +25,31 @@ pub struct Args {
     /// Folder below which the files are written; / on the box.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
+    /// After the self-test: it has passed, settings that were on trial stay.
+    #[arg(long)]
+    passed: bool,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let site = read(&args.site)?;
     let layout = Layout::at(&args.root);
+    if args.passed {
+        if trial::passed(&args.site)? {
+            on_trial(&layout, false)?;
+            tell(&layout, "done", &[format!("The settings {} passed the self-test.", called(&args.site))]);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let start = trial::begin(&args.site).unwrap_or_else(|error| {
+        // What can't be counted must not keep the box from starting.
+        log::warn!("the starts of the settings are not counted: {error:#}");
+        Start::Settled
+    });
+    on_trial(&layout, matches!(start, Start::OnTrial(_)))?;
+    if let Err(error) = tell_of_trial(start, &args.site, &layout) {
+        log::warn!("what became of the settings is not told: {error:#}");
+    }
+    let site = read(&args.site)?;
     let rendered = site::render(site.as_ref(), &layout)
         .with_context(|| format!("{}: nothing was changed", args.site.display()))?;
     write(&rendered, &layout, args.site.parent().unwrap_or(Path::new(".")))?;
@@ -54,6 +75,64 @@ pub fn read(path: &Path) -> anyhow::Result<Option<Site>> {
     }
 }
 
+/// Tells the image's scripts. Of a start that was not counted they must not know: they would have the box start again for ever.
+fn on_trial(layout: &Layout, is: bool) -> anyhow::Result<()> {
+    let path = layout.site_on_trial();
+    if is {
+        return files::write(&path, b"", 0o644);
+    }
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says on the screen, the box's monitor and in the journal what is on trial, or was refused.
+fn tell_of_trial(start: Start, path: &Path, layout: &Layout) -> anyhow::Result<()> {
+    let called = called(path);
+    if let Start::OnTrial(number) = start {
+        let line = format!(
+            "The settings {called} are on trial, start {number} of {STARTS_MAX}: if the self-test passes in none, the box goes back to those before."
+        );
+        tell(layout, "on trial", &[line]);
+    }
+    let for_bundle = layout.refused_site();
+    let Some(text) = trial::refused_text(path)? else {
+        let _ = std::fs::remove_file(&for_bundle);
+        return Ok(());
+    };
+    files::write(&for_bundle, site::without_secrets(&text).unwrap_or_default().as_bytes(), 0o644)?;
+    let refused = Site::parse(&text).map_or_else(|error| error.to_string(), |site| name(&site));
+    let lines = [
+        format!("The settings {refused} are refused: the self-test passed in none of {STARTS_MAX} starts."),
+        format!("The box went back to those before: {called}."),
+        "Mend them and raise the serial: the support bundle has them, and the log of those starts."
+            .to_owned(),
+    ];
+    tell(layout, "refused", &lines);
+    Ok(())
+}
+
+fn tell(layout: &Layout, state: &str, lines: &[String]) {
+    lines.iter().for_each(|line| println!("{line}"));
+    Teller::new(Some(&layout.status_dir().join("site.json"))).tell(state, lines);
+}
+
+/// What people call the settings in force.
+fn called(path: &Path) -> String {
+    match read(path) {
+        Ok(Some(site)) => name(&site),
+        Ok(None) => "there were none".to_owned(),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+fn name(site: &Site) -> String {
+    format!("of {:?}, serial {}", site.site.name, site.site.serial)
+}
+
 fn write(rendered: &Rendered, layout: &Layout, site_dir: &Path) -> anyhow::Result<()> {
     let daemon = User::from_name(DAEMON_USER).ok().flatten();
     let give = |path: &Path| -> anyhow::Result<()> {
@@ -68,15 +147,18 @@ fn write(rendered: &Rendered, layout: &Layout, site_dir: &Path) -> anyhow::Resul
             give(&path)?;
         }
     }
-    if let Some(code) = rendered.setup_code {
-        let path = rendered.config.storage.setup_code();
-        let new = !layout.storage_dir().exists();
-        // The daemon removes it once there is a user.
-        files::write(&path, access::setup_code_line(&code).as_bytes(), 0o600)?;
-        give(&path)?;
-        if new {
-            give(&layout.storage_dir())?;
+    let setup_code = rendered.config.storage.setup_code();
+    match rendered.setup_code {
+        Some(code) => {
+            let new = !layout.storage_dir().exists();
+            // The daemon removes it once it was used.
+            files::write(&setup_code, access::setup_code_line(&code).as_bytes(), 0o600)?;
+            give(&setup_code)?;
+            if new {
+                give(&layout.storage_dir())?;
+            }
         }
+        None => access::remove_sites_setup_code(&setup_code)?,
     }
     let status = layout.status_dir();
     std::fs::create_dir_all(&status).with_context(|| status.display().to_string())?;

@@ -8,7 +8,7 @@
 //! | 10 | done: the caller restarts the box |
 use crate::layout::Layout;
 use crate::status::Teller;
-use crate::update::{Ended, Facts, Folder, Turn};
+use crate::update::{Ended, Facts, Folder, PATIENCE, Turn};
 use anyhow::{Context, bail};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,9 @@ pub struct Args {
     /// How long people may pull the stick before anything is done.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(0..=3600))]
     wait_s: u64,
+    /// How long the restart waits, at most, for studies that are received or evaluated.
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(), value_parser = clap::value_parser!(u64).range(0..=3600))]
+    patience_s: u64,
     /// Folder below which the box's files are; / on the box.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
@@ -73,6 +76,7 @@ fn turn(args: &Args, layout: &Layout, teller: &mut Teller) -> anyhow::Result<End
         state_dir: &state_dir,
         installer: &layout.installer(),
         wait: Duration::from_secs(args.wait_s),
+        patience: Duration::from_secs(args.patience_s),
     };
     turn.take(teller)
 }

@@ -48,7 +48,7 @@ enum Action {
         /// Name or badge number.
         name: String,
     },
-    /// Print the code with which the first engineer sets this box up on the screen.
+    /// Print the code with which an engineer sets this box up on the screen.
     SetupCode,
 }
 
@@ -83,10 +83,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             println!("{} was removed", name.trim());
         }
         Action::SetupCode => match access.read_setup_code()? {
-            Some(code) if code.starts_with("sha256:") => {
+            Some((_, code)) if code.starts_with("sha256:") => {
                 println!("the site chose the code, in its site.toml; the box has its hash alone");
             }
-            Some(code) => println!("{code}"),
+            Some((_, code)) => println!("{code}"),
             None if access.needs_setup()? => bail!(
                 "there is no code in {}: the daemon draws it when it starts with the screen",
                 access.setup_code_path().display()

@@ -2,7 +2,9 @@
 use super::{Config, Destination, SyslogTransport};
 use crate::limits;
 use anyhow::{Context, bail};
+use dimse::rustls::pki_types::ServerName;
 use results::Kind;
+use std::net::{IpAddr, SocketAddr};
 use study::Mode;
 
 impl Config {
@@ -10,6 +12,7 @@ impl Config {
         self.check_peers()?;
         self.check_tls()?;
         self.check_screen()?;
+        self.check_listeners()?;
         if !(1..=limits::ASSOCIATIONS_MAX).contains(&self.dicom.associations_max) {
             bail!(
                 "dicom.associations_max is {}, outside of 1 to {}",
@@ -55,6 +58,11 @@ impl Config {
         if !(64..=1 << 20).contains(&self.engine.gpu_memory_mib) {
             bail!("engine.gpu_memory_mib is {}, outside of 64 to 1048576", self.engine.gpu_memory_mib);
         }
+        if let Some(threads) = self.engine.threads
+            && !(1..=limits::THREADS_MAX).contains(&threads)
+        {
+            bail!("engine.threads is {threads}, outside of 1 to {}", limits::THREADS_MAX);
+        }
         if self.results.slices > limits::SLICES_SENT_MAX {
             bail!("results.slices is {}, more than {}", self.results.slices, limits::SLICES_SENT_MAX);
         }
@@ -75,6 +83,27 @@ impl Config {
         }
         if !(1.0..=86_400.0).contains(&screen.escalate_after_s) {
             bail!("screen.escalate_after_s is {}, outside of 1 to 86400", screen.escalate_after_s);
+        }
+        Ok(())
+    }
+
+    /// Each listener and its key, in the order in which the daemon opens them.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let all = [
+            ("dicom.listen", self.dicom.listen),
+            ("dicom.listen_tls", self.dicom.listen_tls),
+            ("screen.listen", self.screen.as_ref().map(|screen| screen.listen)),
+        ];
+        all.into_iter().filter_map(|(key, at)| at.map(|at| (key, at)))
+    }
+
+    /// The second of two listeners on one port would end the daemon.
+    fn check_listeners(&self) -> anyhow::Result<()> {
+        let listeners: Vec<_> = self.listeners().collect();
+        for (index, (key, at)) in listeners.iter().enumerate() {
+            if let Some((other, there)) = listeners[..index].iter().find(|(_, there)| collide(*at, *there)) {
+                bail!("{key} is {at}, and {other} is {there}: give each of them a port of its own");
+            }
         }
         Ok(())
     }
@@ -130,7 +159,8 @@ impl Config {
         Ok(())
     }
 
-    fn check_tls(&self) -> anyhow::Result<()> {
+    /// Whoever is to be spoken to over TLS can be.
+    pub fn check_tls(&self) -> anyhow::Result<()> {
         if self.dicom.listen.is_none() && self.dicom.listen_tls.is_none() {
             bail!("neither dicom.listen nor dicom.listen_tls is there: the box would hear nobody");
         }
@@ -153,11 +183,20 @@ impl Config {
     }
 }
 
+/// Whether no two sockets can listen there at once. Port 0 is any free one; `[::]` takes IPv4 too.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    a.port() != 0 && a.port() == b.port() && (covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
+}
+
 /// `host:port`, the host being a name, an IPv4 address, or an IPv6 address in brackets.
 pub(super) fn check_address(whose: &str, address: &str) -> anyhow::Result<()> {
     let port = address.rsplit_once(':').and_then(|(host, port)| {
-        let plain = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
-        plain.then(|| port.parse::<u16>().ok()).flatten()
+        let plain = !host.contains(':') || host.starts_with('[');
+        // What TLS and the resolver take for a host; an IPv6 address with a scope is none to TLS.
+        let is_host = ServerName::try_from(host.trim_matches(['[', ']'])).is_ok();
+        let is_host = plain && is_host || address.parse::<SocketAddr>().is_ok();
+        is_host.then(|| port.parse::<u16>().ok()).flatten()
     });
     match port {
         Some(1..) => Ok(()),
@@ -170,4 +209,46 @@ fn repeated<'a>(values: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut values: Vec<&str> = values.collect();
     values.sort_unstable();
     values.windows(2).find(|w| w[0] == w[1]).map(|w| w[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::LEAST;
+
+    #[test]
+    fn two_listeners_that_meet_are_refused() {
+        for (plain, screen, meet) in [
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("127.0.0.1:104", "127.0.0.2:104", false),
+            ("0.0.0.0:104", "[::1]:104", false),
+            ("0.0.0.0:104", "127.0.0.1:105", false),
+            ("127.0.0.1:104", "127.0.0.1:104", true),
+            ("0.0.0.0:104", "127.0.0.1:104", true),
+            ("127.0.0.1:104", "[::]:104", true),
+        ] {
+            let text = LEAST.replace("127.0.0.1:0", plain)
+                + &format!("[screen]\nlisten = \"{screen}\"\nunencrypted = true");
+            match Config::parse(&text) {
+                Ok(_) => assert!(!meet, "{plain} and {screen}"),
+                Err(error) => assert_eq!(
+                    (meet, error.to_string()),
+                    (
+                        true,
+                        format!(
+                            "screen.listen is {screen}, and dicom.listen is {plain}: give each of them a port of its own"
+                        )
+                    )
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_are_taken_as_people_name_them() {
+        for address in ["pacs:104", "pacs_1.hospital:104", "10.0.0.2:104", "[fe80::1]:104", "[fe80::1%2]:104"]
+        {
+            check_address("x", address).unwrap();
+        }
+    }
 }

@@ -29,6 +29,16 @@ CREATE INDEX audit_at ON audit (at_ms);
 CREATE INDEX audit_waiting ON audit (id) WHERE waiting;
 ";
 
+/// Version 5: an engineer has parked results sent again. The rows stay where they are: there may be millions, and a full disk must not condemn an
+/// update. SQLite can't change a CHECK, so such a row is a `change_user` whose account is the destination, which is what an older program
+/// takes it for.
+pub(super) const RESEND: &str = "
+-- 1: results were sent again, to the destination that account names. NULL: not this.
+ALTER TABLE audit ADD COLUMN resend INTEGER;
+";
+/// How such a row is kept.
+const KEPT_AS: &str = "change_user";
+
 impl ToSql for Outcome {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(self.name().into())
@@ -49,16 +59,18 @@ impl Database {
         let (subject, account) = match &event.action {
             Action::View(subject) | Action::Acknowledge(subject) => (Some(subject), None),
             Action::ChangeUser { name } => (None, Some(name)),
+            Action::Resend { destination } => (None, Some(destination)),
             Action::Start | Action::Stop | Action::Login | Action::Logout | Action::ViewList => (None, None),
         };
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
-            "INSERT INTO audit (at_ms, event, user, peer, study_uid, patient_id, account, outcome, text, waiting)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT INTO audit (at_ms, event, user, peer, study_uid, patient_id, account, outcome, text, waiting, resend)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?;
+        let resend = matches!(event.action, Action::Resend { .. });
         statement.execute(params![
             event.at_ms,
-            event.action.name(),
+            if resend { KEPT_AS } else { event.action.name() },
             event.who.user,
             event.who.peer.map(|peer| peer.to_string()),
             subject.map(|subject| &subject.study_uid),
@@ -67,6 +79,7 @@ impl Database {
             event.outcome,
             event.text,
             waiting,
+            resend.then_some(1),
         ])?;
         Ok(())
     }
@@ -75,7 +88,7 @@ impl Database {
     pub fn unsent_audit(&self, max: usize) -> Result<Vec<(i64, Event)>, DatabaseError> {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT id, at_ms, event, user, peer, study_uid, patient_id, account, outcome, text FROM audit
+            "SELECT id, at_ms, event, user, peer, study_uid, patient_id, account, outcome, text, resend FROM audit
              WHERE waiting ORDER BY id LIMIT ?1",
         )?;
         let rows = statement.query_map([max as i64], |row| Ok((row.get(0)?, event(row))))?;
@@ -136,6 +149,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         "view_list" => Action::ViewList,
         "view" => Action::View(subject()?),
         "acknowledge" => Action::Acknowledge(subject()?),
+        KEPT_AS if row.get::<_, Option<i64>>(10)?.is_some() => Action::Resend { destination: row.get(7)? },
         "change_user" => Action::ChangeUser { name: row.get(7)? },
         _ => return Err(damaged(2, "no event that this version knows")),
     };

@@ -43,6 +43,8 @@ pub enum Selection {
     Row(i64),
     /// All of a destination that has no end yet.
     Destination(String),
+    /// All that is parked for a destination.
+    ParkedFor(String),
     /// What is parked, for all destinations.
     Parked,
 }
@@ -52,7 +54,7 @@ impl Selection {
     fn parts(&self) -> (Option<i64>, Option<&str>) {
         match self {
             Self::Row(id) => (Some(*id), None),
-            Self::Destination(name) => (None, Some(name)),
+            Self::Destination(name) | Self::ParkedFor(name) => (None, Some(name)),
             Self::Parked => (None, None),
         }
     }
@@ -120,12 +122,12 @@ impl Database {
                 "UPDATE outbox AS o SET state = 'waiting', failures = 0, failing_since_ms = NULL, refusals = 0, broken = 0,
                      suspect = 0, next_attempt_ms = ?3, parked_ms = NULL
                  WHERE CASE WHEN ?1 IS NOT NULL THEN id = ?1 AND state IN ('waiting', 'parked', 'dropped')
-                            WHEN ?2 IS NOT NULL THEN destination = ?2 AND state IN ('waiting', 'parked')
+                            WHEN ?2 IS NOT NULL THEN destination = ?2 AND (state = 'parked' OR state = 'waiting' AND NOT ?4)
                             ELSE state = 'parked' END
                      AND EXISTS (SELECT 1 FROM results r WHERE r.id = result_id AND length(r.data_set) > 0)
                      AND NOT {SUPERSEDED}"
             ),
-            params![id, destination, now_ms],
+            params![id, destination, now_ms, matches!(selection, Selection::ParkedFor(_))],
         )?)
     }
 

@@ -5,8 +5,9 @@
 //!
 //! An update of the box may be rolled back, and the older daemon must then work on the newer database. So each step says the oldest version of
 //! this program that still may, and the database keeps it ([`COMPATIBILITY`]); that program leaves the schema as it is, and nobody ever goes
-//! down. A step that keeps the oldest version may only add tables, add columns that are NULL or have a default, and add indices; whoever
-//! reads what it added must bear that rows of the older program lack it. A step that does anything else names itself.
+//! down. A step that keeps the oldest version may only add tables, add columns that are NULL or have a default, and add indices, in a time and
+//! room that don't grow with the rows; whoever reads what it added must bear that rows of the older program lack it. A step that does anything
+//! else names itself.
 use super::{DatabaseError, audit, commitments, listing, procedure_steps, users};
 use rusqlite::Connection;
 
@@ -17,6 +18,7 @@ const STEPS: &[Step] = &[
     Step { sql: &[listing::TABLES, users::TABLES, audit::TABLE], oldest: 3 },
     // Programs before this one refuse whatever is newer than they are.
     Step { sql: &[COMPATIBILITY], oldest: 4 },
+    Step { sql: &[users::SETUP_CODES, audit::RESEND], oldest: 4 },
 ];
 
 /// One version to the next.
@@ -377,6 +379,25 @@ mod tests {
         bring_up_by(&mut connection, &STEPS[..3]).unwrap();
         assert_eq!(oldest(&connection).unwrap(), None);
         bring_up(&mut connection).unwrap();
-        assert_eq!((version(&connection).unwrap(), oldest(&connection).unwrap()), (4, Some(4)));
+        assert_eq!((version(&connection).unwrap(), oldest(&connection).unwrap()), (VERSION, Some(4)));
+    }
+
+    #[test]
+    fn the_audit_trail_keeps_its_rows_and_numbers_and_version_4_goes_on_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut connection = Connection::open(dir.path().join("db")).unwrap();
+        bring_up_by(&mut connection, &STEPS[..4]).unwrap();
+        let login =
+            "INSERT INTO audit (at_ms, event, outcome, text, waiting) VALUES (1, 'login', 'success', 'x', 1)";
+        connection
+            .execute_batch(&format!("{login}; {login}; {login}; DELETE FROM audit WHERE id > 1"))
+            .unwrap();
+        connection.execute("INSERT INTO users VALUES ('ada', 'Ada', 'engineer', 'x')", []).unwrap();
+        bring_up(&mut connection).unwrap();
+        // An older program's.
+        connection.execute(login, []).unwrap();
+        let rows = |sql: &str| -> String { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
+        assert_eq!(rows("SELECT group_concat(id || event, ' ') FROM audit"), "1login 4login");
+        assert_eq!(rows("SELECT group_concat(code) FROM setup_codes"), "unknown");
     }
 }

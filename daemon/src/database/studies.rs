@@ -3,6 +3,28 @@ use super::{Database, DatabaseError, Deliverable, Reception, StudyKey, View, jso
 use rusqlite::{OptionalExtension, Params, Row, Transaction, params};
 use study::{Outcome, StudyUid};
 
+/// Studies without an outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Not complete yet, or between a late slice and its evaluation.
+    pub receiving: usize,
+    /// Complete: evaluated, or waiting for it.
+    pub evaluating: usize,
+}
+
+impl UnderWay {
+    /// Whether there is none.
+    pub fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl std::fmt::Display for UnderWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "studies being received: {}, being evaluated: {}", self.receiving, self.evaluating)
+    }
+}
+
 impl Database {
     /// The study's key, made if it is new; its state becomes `receiving`, so that it is evaluated (again).
     pub fn receive(&self, study: &StudyUid, now_ms: i64) -> Result<StudyKey, DatabaseError> {
@@ -139,6 +161,17 @@ impl Database {
         )?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as usize)))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// How many studies have no outcome yet, by what is done with them.
+    pub fn under_way(&self) -> Result<UnderWay, DatabaseError> {
+        let sql =
+            "SELECT COUNT(*) FILTER (WHERE state = 'receiving'), COUNT(*) FILTER (WHERE state = 'evaluating')
+            FROM studies WHERE state <> 'done'";
+        let count = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|count| count as usize);
+        Ok(self.lock().query_row(sql, [], |row| {
+            Ok(UnderWay { receiving: count(row, 0)?, evaluating: count(row, 1)? })
+        })?)
     }
 
     /// Studies that have no outcome for all of their slices: what a restart goes on with.

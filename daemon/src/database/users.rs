@@ -2,7 +2,7 @@
 use super::{Database, DatabaseError};
 use crate::access::{Role, User};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// A removed user's sessions go with them.
 pub(super) const TABLES: &str = "
@@ -24,6 +24,24 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_of_user ON sessions (user_key, seen_ms);
 ";
 
+/// Version 5: the setup codes of sites that have made an engineer or were there when the first one was made, as the lines that the box keeps.
+/// The row `unknown`, until there are users: an older program may make the first one, and does not write down by which code.
+pub(super) const SETUP_CODES: &str = "
+CREATE TABLE setup_codes (code TEXT PRIMARY KEY);
+INSERT INTO setup_codes VALUES ('unknown');
+";
+
+/// By whose leave a user is added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// An engineer's, or of somebody at the box itself.
+    User,
+    /// Of whoever knows the code, which makes the first user only.
+    FirstCode,
+    /// Of whoever knows this new code of the site's, which makes one engineer.
+    NewCode(String),
+}
+
 impl ToSql for Role {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(self.name().into())
@@ -43,13 +61,13 @@ impl FromSql for Role {
 pub enum Added {
     /// Added.
     Yes {
-        /// Whether this is the first one.
-        first: bool,
+        /// Whether the setup code is void now.
+        code_is_void: bool,
     },
     /// There is one of this name.
     Exists,
-    /// There is a user already, and only the first one was to be added.
-    NotFirst,
+    /// There is a user already, and only the first one was to be added; or the code was used.
+    Void,
     /// The first one must be an engineer.
     NoEngineer,
     /// Enough.
@@ -92,13 +110,34 @@ impl Database {
         Ok(statement.query_row([key], |row| Ok((user(row)?, row.get(2)?))).optional()?)
     }
 
-    /// Adds a user; `only_first`: unless there is one.
+    /// Whether a site's setup code has made an engineer, or was there when the first one was made.
+    pub fn setup_code_was_used(&self, code: &str) -> Result<bool, DatabaseError> {
+        Ok(self.lock().query_row(
+            "SELECT EXISTS (SELECT 1 FROM setup_codes WHERE code = ?1)",
+            [code],
+            |row| row.get(0),
+        )?)
+    }
+
+    /// The site's setup code of a box that had users before it kept codes counts as used.
+    pub fn settle_setup_codes(&self, code: Option<&str>) -> Result<(), DatabaseError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction()?;
+        if transaction.execute("DELETE FROM setup_codes WHERE code = 'unknown'", [])? > 0 {
+            void(&transaction, code)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Adds a user; `code` is that of the site, which the first user makes void.
     pub fn add_user(
         &self,
         key: &str,
         user: &User,
         password: &str,
-        only_first: bool,
+        by: &By,
+        code: Option<&str>,
         max: u32,
     ) -> Result<Added, DatabaseError> {
         let mut connection = self.lock();
@@ -109,8 +148,17 @@ impl Database {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         let first = count == 0;
-        if only_first && !first {
-            return Ok(Added::NotFirst);
+        let is_void = match by {
+            By::User => false,
+            By::FirstCode => !first,
+            By::NewCode(code) => transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM setup_codes WHERE code = ?1)",
+                [code],
+                |row| row.get(0),
+            )?,
+        };
+        if is_void {
+            return Ok(Added::Void);
         }
         if exists {
             return Ok(Added::Exists);
@@ -125,8 +173,16 @@ impl Database {
             "INSERT INTO users (key, name, role, password) VALUES (?1, ?2, ?3, ?4)",
             params![key, user.name, user.role, password],
         )?;
+        let voided = match by {
+            By::NewCode(code) => Some(code.as_str()),
+            By::User | By::FirstCode => code.filter(|_| first),
+        };
+        void(&transaction, voided)?;
+        if first {
+            transaction.execute("DELETE FROM setup_codes WHERE code = 'unknown'", [])?;
+        }
         transaction.commit()?;
-        Ok(Added::Yes { first })
+        Ok(Added::Yes { code_is_void: first || voided.is_some() })
     }
 
     /// Changes the hash of a password and ends the sessions; the user's name as it was written, or `None` if there is none.
@@ -229,6 +285,11 @@ impl Database {
             )
             .optional()?)
     }
+}
+
+fn void(connection: &Connection, code: Option<&str>) -> rusqlite::Result<usize> {
+    let Some(code) = code else { return Ok(0) };
+    connection.execute("INSERT OR IGNORE INTO setup_codes (code) VALUES (?1)", [code])
 }
 
 fn user(row: &Row<'_>) -> rusqlite::Result<User> {

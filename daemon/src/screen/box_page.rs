@@ -1,17 +1,21 @@
 //! The box, for engineers: engines, queue, disk, destinations, latency, the last errors, versions.
 use super::App;
-use super::page::{PageError, Visitor};
+use super::page::{PageError, Visitor, csrf};
 use super::view::seconds;
+use crate::access::Access;
+use crate::audit::{Action, Event, Outcome};
+use crate::database::Selection;
 use crate::intake::now_ms;
 use crate::layout::{self, Layout};
 use crate::status::Status;
 use crate::{support, version};
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{Form, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use engine::EngineState;
 use maud::{Markup, html};
+use serde::Deserialize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,14 +30,42 @@ pub const BUDGET_MS: f64 = 8e3;
 pub async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
     app.make(visitor, |app, visitor| {
         app.viewer(visitor, "/box")?;
-        let body = html! {
-            h1 { (app.t("box_title")) }
-            @if visitor.is_engineer() {
-                p { a href="/box/support-bundle" { (app.t("support_bundle")) } " " span.hint { (app.t("support_bundle_hint")) } }
-            }
-            div #live data-part="/part/box" { (app.box_part()?) }
+        Ok(app.box_page(visitor, None)?.into_response())
+    })
+    .await
+}
+
+/// Which destination is to be tried again.
+#[derive(Deserialize)]
+pub struct Retry {
+    #[serde(default)]
+    csrf: String,
+    destination: String,
+}
+
+/// `POST /box/retry`: what is parked for a destination goes again, for engineers.
+pub async fn retry(
+    State(app): State<Arc<App>>,
+    Extension(visitor): Extension<Visitor>,
+    Form(form): Form<Retry>,
+) -> Response {
+    app.make(visitor, move |app, visitor| {
+        app.engineer(visitor)?;
+        if !visitor.session.as_ref().is_some_and(|session| Access::csrf_matches(session, &form.csrf)) {
+            return Err(PageError::Forbidden);
+        }
+        let Some(destination) = app.config.destinations.iter().find(|d| d.name() == form.destination) else {
+            return Err(PageError::NotFound);
         };
-        Ok(app.frame(visitor, "box_title", body).into_response())
+        let (name, now) = (destination.name().to_owned(), now_ms());
+        let sent = app.writer.retry(&Selection::ParkedFor(name.clone()), now)?;
+        let left = app.writer.parked_and_superseded(Some(&name))?;
+        let text = format!("{sent} results for {name}");
+        let action = Action::Resend { destination: name };
+        let outcome = Outcome::Success;
+        app.trail.record(&Event { at_ms: now, who: visitor.who(), action, outcome, text });
+        app.board.changed();
+        Ok(app.box_page(visitor, Some((sent, left)))?.into_response())
     })
     .await
 }
@@ -42,7 +74,7 @@ pub async fn page(State(app): State<Arc<App>>, Extension(visitor): Extension<Vis
 pub async fn part(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
     app.make(visitor, |app, visitor| {
         app.viewer(visitor, "/box")?;
-        Ok(app.box_part()?.into_response())
+        Ok(app.box_part(visitor)?.into_response())
     })
     .await
 }
@@ -74,14 +106,32 @@ pub async fn support_bundle(State(app): State<Arc<App>>, Extension(visitor): Ext
 }
 
 impl App {
-    fn box_part(&self) -> Result<Markup, PageError> {
+    /// `said`: how many results are sent again, and how many are not because the destination has a later revision.
+    fn box_page(&self, visitor: &Visitor, said: Option<(usize, u32)>) -> Result<Markup, PageError> {
+        let body = html! {
+            h1 { (self.t("box_title")) }
+            @if let Some((sent, left)) = said {
+                p role="status" {
+                    (self.t("retry_sent")) " " (sent)
+                    @if left > 0 { "; " (self.t("retry_left")) " " (left) }
+                }
+            }
+            @if visitor.is_engineer() {
+                p { a href="/box/support-bundle" { (self.t("support_bundle")) } " " span.hint { (self.t("support_bundle_hint")) } }
+            }
+            div #live data-part="/part/box" { (self.box_part(visitor)?) }
+        };
+        Ok(self.frame(visitor, "box_title", body))
+    }
+
+    fn box_part(&self, visitor: &Visitor) -> Result<Markup, PageError> {
         Ok(html! {
             div.box {
                 (self.told())
                 section { h2 { (self.t("box_engines")) } (self.engines()) }
                 section { h2 { (self.t("box_queue")) } (self.queue()?) }
                 section { h2 { (self.t("box_disk")) } (self.disk()) }
-                section.wide { h2 { (self.t("box_peers")) } (self.peers()?) }
+                section.wide { h2 { (self.t("box_peers")) } (self.peers(visitor)?) }
                 section.wide { h2 { (self.t("box_latency")) } (self.latency()?) }
                 section.wide { h2 { (self.t("box_log")) } (self.log()) }
                 section.wide { h2 { (self.t("box_versions")) } (self.versions()) }
@@ -93,6 +143,7 @@ impl App {
     fn told(&self) -> Markup {
         let told = [
             ("told_stick", "stick.json"),
+            ("told_site", "site.json"),
             ("told_provision", "provision.json"),
             ("told_doctor", "doctor.json"),
         ];
@@ -167,7 +218,8 @@ impl App {
         }
     }
 
-    fn peers(&self) -> Result<Markup, PageError> {
+    fn peers(&self, visitor: &Visitor) -> Result<Markup, PageError> {
+        let engineer = visitor.session.as_ref().filter(|_| visitor.is_engineer());
         let mut rows = Vec::new();
         for destination in &self.config.destinations {
             let counts = self.database.counts(destination.name())?;
@@ -187,7 +239,16 @@ impl App {
                             th scope="row" { (destination.name()) }
                             td { (destination.address()) }
                             td { (counts.waiting + counts.stored) }
-                            td { (counts.parked) }
+                            td {
+                                (counts.parked)
+                                @if let (Some(session), 1..) = (engineer, counts.parked) {
+                                    form.inline method="post" action="/box/retry" {
+                                        (csrf(session))
+                                        input type="hidden" name="destination" value=(destination.name());
+                                        button type="submit" aria-label={ (self.t("retry")) " " (destination.name()) } { (self.t("retry")) }
+                                    }
+                                }
+                            }
                             td { @match last_ms { Some(ms) => { (self.time(*ms)) } None => { (self.t("never")) } } }
                             td { @if let Some(error) = error { (error) } }
                         }

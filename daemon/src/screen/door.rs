@@ -1,7 +1,7 @@
 //! The door: login, logout, and the first user of a box.
 use super::App;
 use super::page::{PageError, Visitor, cookie};
-use crate::access::{Access, AccessError, Session};
+use crate::access::{Access, AccessError, Session, Setup};
 use crate::intake::now_ms;
 use axum::Extension;
 use axum::extract::{Form, Query, State};
@@ -37,9 +37,9 @@ pub struct Credentials {
     back: String,
 }
 
-/// What makes the first user.
+/// What makes an engineer.
 #[derive(Deserialize)]
-pub struct Setup {
+pub struct SetupForm {
     #[serde(default)]
     code: String,
     #[serde(default)]
@@ -66,7 +66,7 @@ pub async fn form(
         if app.access.needs_setup()? {
             return Ok(Redirect::to("/setup").into_response());
         }
-        Ok(app.frame(visitor, "login_title", app.login_body(&back.back, None)).into_response())
+        Ok(app.frame(visitor, "login_title", app.login_body(&back.back, None)?).into_response())
     })
     .await
 }
@@ -85,7 +85,7 @@ pub async fn login(
             Ok(([cookie(app, &token)], Redirect::to(own_path(&form.back))).into_response())
         }
         Entered::Refused(error) => {
-            let body = app.login_body(&form.back, Some(&error));
+            let body = app.login_body(&form.back, Some(&error))?;
             Ok((StatusCode::UNAUTHORIZED, app.frame(visitor, "login_title", body)).into_response())
         }
     })
@@ -120,10 +120,8 @@ pub async fn logout(
 /// `GET /setup`.
 pub async fn setup_form(State(app): State<Arc<App>>, Extension(visitor): Extension<Visitor>) -> Response {
     app.make(visitor, |app, visitor| {
-        if !app.access.needs_setup()? {
-            return Ok(Redirect::to("/login").into_response());
-        }
-        Ok(app.frame(visitor, "setup_title", app.setup_body(None)).into_response())
+        let Some(setup) = app.setup()? else { return Ok(Redirect::to("/login").into_response()) };
+        Ok(app.setup_page(visitor, setup, None).into_response())
     })
     .await
 }
@@ -132,12 +130,12 @@ pub async fn setup_form(State(app): State<Arc<App>>, Extension(visitor): Extensi
 pub async fn setup(
     State(app): State<Arc<App>>,
     Extension(visitor): Extension<Visitor>,
-    Form(form): Form<Setup>,
+    Form(form): Form<SetupForm>,
 ) -> Response {
     app.make(visitor, move |app, visitor| {
+        let setup = app.setup()?.unwrap_or(Setup::First);
         let refused = |why: &str| {
-            let page = app.frame(visitor, "setup_title", app.setup_body(Some(why)));
-            Ok((StatusCode::UNAUTHORIZED, page).into_response())
+            Ok((StatusCode::UNAUTHORIZED, app.setup_page(visitor, setup, Some(why))).into_response())
         };
         if form.password != form.again {
             return refused(app.t("setup_differ"));
@@ -186,8 +184,17 @@ impl App {
         }
     }
 
-    fn login_body(&self, back: &str, error: Option<&AccessError>) -> Markup {
-        html! {
+    /// What the setup page is good for now, if for anything.
+    fn setup(&self) -> Result<Option<Setup>, PageError> {
+        if self.access.needs_setup()? {
+            return Ok(Some(Setup::First));
+        }
+        Ok(self.access.read_setup_code()?.map(|(setup, _)| setup))
+    }
+
+    fn login_body(&self, back: &str, error: Option<&AccessError>) -> Result<Markup, PageError> {
+        let setup = self.setup()?;
+        Ok(html! {
             h1 { (self.t("login_title")) }
             @if !back.is_empty() { p { (self.t("login_needed")) } }
             form.login method="post" action="/login" {
@@ -196,13 +203,18 @@ impl App {
                 button.primary type="submit" { (self.t("login_title")) }
             }
             p.hint { (self.t("login_hint")) }
-        }
+            @if setup.is_some() { p { a href="/setup" { (self.t("setup_another")) } } }
+        })
     }
 
-    fn setup_body(&self, error: Option<&str>) -> Markup {
-        html! {
-            h1 { (self.t("setup_title")) }
-            p { (self.t("setup_hint")) }
+    fn setup_page(&self, visitor: &Visitor, setup: Setup, error: Option<&str>) -> Markup {
+        let (title, hint) = match setup {
+            Setup::First => ("setup_title", self.t("setup_hint")),
+            Setup::Another => ("setup_another", self.t("setup_another_hint")),
+        };
+        let body = html! {
+            h1 { (self.t(title)) }
+            p { (hint) }
             form.login method="post" action="/setup" {
                 @if let Some(error) = error { p.error role="alert" { (error) } }
                 label for="code" { (self.t("setup_code")) }
@@ -215,7 +227,8 @@ impl App {
                 input #again name="again" type="password" required maxlength="256" autocomplete="new-password";
                 button.primary type="submit" { (self.t("setup_make")) }
             }
-        }
+        };
+        self.frame(visitor, title, body)
     }
 }
 

@@ -3,7 +3,7 @@ use super::facts::Facts;
 use super::source::Source;
 use crate::site;
 use anyhow::{Context, bail};
-use stick::{Manifest, SIGNATURE_SUFFIX, Site, Step, UpdateFile};
+use stick::{Manifest, SIGNATURE_SUFFIX, Site, Step, UpdateFile, Variant};
 
 /// What will be done.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub struct Plan {
     pub update: Option<Update>,
     /// The site's settings, if they are newer.
     pub site: Option<NewSite>,
+    /// What the stick has beside the update, for people.
+    pub later: Option<String>,
     /// What is said of what is not done.
     notes: Vec<String>,
     /// The texts as they were verified, to notice another stick.
@@ -23,7 +25,7 @@ pub struct Plan {
 pub struct Update {
     /// The signed manifest.
     pub manifest: Manifest,
-    /// Its files for this board.
+    /// Its files for this board and variant.
     pub files: Vec<UpdateFile>,
     from: String,
     /// The SHA-256 of the manifest.
@@ -39,13 +41,19 @@ pub struct NewSite {
     serial: u64,
 }
 
+impl NewSite {
+    fn called(&self) -> String {
+        format!("settings of {:?}, serial {}", self.name, self.serial)
+    }
+}
+
 impl Plan {
     /// Judges a stick.
     ///
     /// # Errors
     /// The first thing that is wrong, and what to do.
     pub fn make(source: &dyn Source, facts: &Facts) -> anyhow::Result<Self> {
-        let mut plan = Self { update: None, site: None, notes: Vec::new(), seen: Vec::new() };
+        let mut plan = Self { update: None, site: None, later: None, notes: Vec::new(), seen: Vec::new() };
         let manifest = signed(source, stick::MANIFEST, &facts.update_key)?;
         let site = signed(source, stick::SITE, &facts.site_key)?;
         if manifest.is_none() && site.is_none() {
@@ -62,6 +70,10 @@ impl Plan {
         if let Some(text) = site {
             plan.site(facts, &text)?;
             plan.seen.push((stick::SITE, text));
+        }
+        // One thing on trial at a time: of two nobody could tell which one fails the self-test. They are judged now all the same.
+        if plan.update.is_some() {
+            plan.later = plan.site.take().map(|site| site.called());
         }
         Ok(plan)
     }
@@ -82,8 +94,9 @@ impl Plan {
             ));
         }
         if let Some(site) = &self.site {
-            lines.push(format!("Site settings of {:?}, serial {}.", site.name, site.serial));
+            lines.push(format!("Site {}.", site.called()));
         }
+        lines.extend(self.later.iter().map(|what| format!("Then: site {what}.")));
         lines.extend(self.notes.iter().cloned());
         lines
     }
@@ -123,17 +136,12 @@ impl Plan {
             ));
             return Ok(());
         }
-        let files: Vec<UpdateFile> = manifest.files_of(facts.board).cloned().collect();
+        let files: Vec<UpdateFile> = manifest.files_of(facts.board, facts.variant).cloned().collect();
         if files.is_empty() {
-            let boards: Vec<&str> = manifest.boards().into_iter().map(stick::Board::name).collect();
-            bail!(
-                "the stick's update is for {}, this box is {}: use a stick for this board",
-                boards.join(" and "),
-                facts.board
-            );
+            bail!("{}", not_for(&manifest, facts));
         }
         // What nobody signed is never read; that it is there means that the stick was changed after it was made.
-        let dir = format!("{}/{}", stick::UPDATE_DIR, facts.board);
+        let dir = format!("{}/{}", stick::UPDATE_DIR, facts.board.folder(facts.variant));
         let is_known = |name: &String| files.iter().any(|file| file.name().eq_ignore_ascii_case(name));
         // Desktop computers leave files whose names begin with a dot.
         if let Some(name) =
@@ -162,6 +170,14 @@ impl Plan {
                 .push(format!("The site's settings, serial {}, are in force already.", site.site.serial));
             return Ok(());
         }
+        // A stick that is left in would otherwise be tried again after each time that the box went back from it.
+        if facts.refused_site.as_deref() == Some(text) {
+            self.notes.push(format!(
+                "The site's settings, serial {}, were tried, and the box went back from them: they are not tried again. Mend them and raise the serial.",
+                site.site.serial
+            ));
+            return Ok(());
+        }
         // One that this version can't read any more has no serial to hold on to.
         let old = facts.site.as_deref().and_then(|old| Site::parse(old).ok());
         match old.map(|old| old.site.serial) {
@@ -175,9 +191,29 @@ impl Plan {
             _ => {}
         }
         // By the version that runs: it must live with these settings if an update is rolled back.
-        site::render(Some(&site), &facts.layout).context("site.toml can't be used")?;
+        let rendered = site::render(Some(&site), &facts.layout);
+        rendered
+            .and_then(|rendered| site::check(&site, &rendered.config))
+            .context("site.toml can't be used")?;
         self.site = Some(NewSite { text: text.to_owned(), name: site.site.name, serial: site.site.serial });
         Ok(())
+    }
+}
+
+/// Why an update without a file for this box is none for it, and what to do.
+fn not_for(manifest: &Manifest, facts: &Facts) -> String {
+    if manifest.variants_of(facts.board).is_empty() {
+        let boards: Vec<&str> = manifest.boards().into_iter().map(stick::Board::name).collect();
+        let boards = boards.join(" and ");
+        return format!(
+            "the stick's update is for {boards}, this box is {}: use a stick for this board",
+            facts.board
+        );
+    }
+    match facts.variant {
+        // It would start, and work without its GPU.
+        Variant::Nvidia => "this box has NVIDIA's parts (variant nvidia), the stick's update has none: use a stick with the set of `cargo xtask image build --nvidia`; to leave NVIDIA's parts out for good, flash the box".to_owned(),
+        Variant::Plain => "the stick's update has NVIDIA's parts (variant nvidia), this box has none, and no room for them: use a stick with the plain set; to have NVIDIA's parts, flash the box".to_owned(),
     }
 }
 

@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use stick::{Board, Manifest, Sha256, UpdateFile, Version};
+use std::path::PathBuf;
+use stick::{Board, Manifest, Sha256, UpdateFile, Variant, Version};
 
 /// A stick in memory that gives so many bytes, and is gone then.
 struct Pulled<'a> {
@@ -71,6 +72,7 @@ fn stick_for(key: &minisign::KeyPair) -> BTreeMap<String, Vec<u8>> {
     let contents: [(&str, Vec<u8>); 2] = [("a.efi", vec![7; 300]), ("b.root", vec![8; 500])];
     let file = |(name, bytes): &(&str, Vec<u8>)| UpdateFile {
         board: Board::X86_64,
+        variant: Variant::Plain,
         path: format!("x86-64/{name}"),
         bytes: bytes.len() as u64,
         sha256: Sha256::of(bytes),
@@ -122,28 +124,39 @@ fn a_stick_that_is_pulled_at_any_byte_changes_nothing() {
     let files = stick_for(&key);
     let facts = Facts {
         board: Board::X86_64,
+        variant: Variant::Plain,
         version: Version::new(1, 0, 0),
         update_key: public.clone(),
         site_key: public,
         names: vec!["b".into()],
         site: None,
+        refused_site: None,
         tried: None,
         layout: Layout::at(Path::new("/")),
     };
-    let turn = |left: usize| {
-        let source = Pulled { files: &files, left: Cell::new(left) };
+    // The settings of a stick with both come later: they have a stick of their own here.
+    let settings: BTreeMap<_, _> = files
+        .iter()
+        .filter(|(path, _)| path.starts_with(stick::SITE))
+        .map(|(p, b)| (p.clone(), b.clone()))
+        .collect();
+    let turn = |files: &BTreeMap<String, Vec<u8>>, left: usize| {
+        let source = Pulled { files, left: Cell::new(left) };
         let turn = Turn {
             source: &source,
             facts: &facts,
             state_dir: &state,
             installer: &installer,
             wait: Duration::ZERO,
+            patience: Duration::ZERO,
         };
         (turn.take(&mut Teller::new(None)), source.left.get())
     };
-    let all: usize = files.values().map(Vec::len).sum();
-    for left in 0..all {
-        let (ended, _) = turn(left);
+    let bytes = |files: &BTreeMap<String, Vec<u8>>| files.values().map(Vec::len).sum::<usize>();
+    for (files, left) in
+        [&files, &settings].into_iter().flat_map(|files| (0..bytes(files)).map(move |left| (files, left)))
+    {
+        let (ended, _) = turn(files, left);
         let error = format!("{:#}", ended.unwrap_err());
         assert!(error.contains("pulled or is broken"), "after {left} bytes: {error}");
         assert!(
@@ -152,11 +165,13 @@ fn a_stick_that_is_pulled_at_any_byte_changes_nothing() {
             tree(&state).keys()
         );
     }
-    let (ended, left) = turn(all);
+    let (ended, left) = turn(&files, bytes(&files));
     assert_eq!((ended.unwrap(), left), (Ended::Restart, 0), "each byte is read once");
     assert_eq!(std::fs::read_to_string(&installed).unwrap(), "a.efi\nb.root\n2.0.0\n");
-    assert_eq!(
-        tree(&state).into_keys().collect::<Vec<_>>(),
-        [layout::site_toml(&state), layout::tried(&state)]
-    );
+    let kept = || tree(&state).into_keys().collect::<Vec<_>>();
+    assert_eq!(kept(), [layout::tried(&state)]);
+    let (ended, left) = turn(&settings, bytes(&settings));
+    assert_eq!((ended.unwrap(), left), (Ended::Restart, 0), "each byte is read once");
+    let site = layout::site_toml(&state);
+    assert_eq!(kept(), [site.clone(), site.with_file_name("trial"), layout::tried(&state)]);
 }

@@ -1,4 +1,5 @@
 //! The boards that there are images for.
+use crate::Variant;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -25,12 +26,20 @@ impl Board {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::X86_64, Self::JetsonOrin, Self::JetsonXavier];
 
-    /// Its name in files, and the name of its folder in an update.
+    /// Its name in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86-64",
             Self::JetsonOrin => "jetson-orin",
             Self::JetsonXavier => "jetson-xavier",
+        }
+    }
+
+    /// The folder of its set of a variant in an update.
+    pub fn folder(self, variant: Variant) -> String {
+        match variant {
+            Variant::Plain => self.name().to_owned(),
+            Variant::Nvidia => format!("{self}-{variant}"),
         }
     }
 }

@@ -8,16 +8,18 @@
 //! (FAT, label TRIAGED)
 //! /triaged/update/manifest.toml           version, commit, files of every board with length and SHA-256
 //! /triaged/update/manifest.toml.minisig   by the update key
-//! /triaged/update/x86-64/…  jetson-orin/…  jetson-xavier/…
+//! /triaged/update/x86-64/…  x86-64-nvidia/…  jetson-orin/…  jetson-xavier/…
 //! /triaged/site/site.toml                 what the site is like; optional
 //! /triaged/site/site.toml.minisig         by the site key
 //! ```
-//! Both signatures are minisign's (prehashed). A stick may hold an update, a site, or both.
+//! Both signatures are minisign's (prehashed). A stick may hold an update, a site, or both; an update, sets of
+//! several boards and variants, of which a box takes its own.
 mod board;
 mod manifest;
 mod net;
 mod signature;
 mod site;
+mod variant;
 
 pub use board::{Board, UnknownBoard};
 pub use manifest::{FILE_BYTES_MAX, FILES_MAX, Manifest, ManifestError, Sha256, Step, UpdateFile};
@@ -25,6 +27,7 @@ pub use net::{Address, AddressError};
 pub use semver::Version;
 pub use signature::{SignatureError, public_key, verify};
 pub use site::{Certificates, Firewall, Head, Network, Setup, Site, SiteError, Time, setup_code_sha256};
+pub use variant::{UnknownVariant, Variant};
 
 /// The file system's label, by which the box knows a stick.
 pub const LABEL: &str = "TRIAGED";

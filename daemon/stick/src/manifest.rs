@@ -1,5 +1,5 @@
 //! The update's manifest: which version, for which boards, which files.
-use crate::{Board, Version};
+use crate::{Board, Variant, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -33,13 +33,13 @@ pub enum ManifestError {
     TooMany(usize),
     /// A path that could lead elsewhere, or that FAT can't keep.
     #[error(
-        "path {path:?}: a file is named {board}/NAME, NAME of letters, digits, and . _ - + @ (not first), at most {NAME_CHARS_MAX}"
+        "path {path:?}: a file is named {folder}/NAME, NAME of letters, digits, and . _ - + @ (not first), at most {NAME_CHARS_MAX}"
     )]
     Path {
         /// As it is written.
         path: String,
-        /// The board of the file.
-        board: Board,
+        /// The folder of the file's board and variant.
+        folder: String,
     },
     /// The same name twice, FAT not knowing capitals.
     #[error("path {0:?} is there twice (capitals don't count)")]
@@ -76,7 +76,10 @@ pub struct Manifest {
 pub struct UpdateFile {
     /// Who takes it.
     pub board: Board,
-    /// `BOARD/NAME`, below the manifest's folder.
+    /// Which of them: boxes of this variant alone.
+    #[serde(default, skip_serializing_if = "Variant::is_plain")]
+    pub variant: Variant,
+    /// `FOLDER/NAME`, below the manifest's folder; FOLDER is [`Board::folder`].
     pub path: String,
     /// Its length.
     pub bytes: u64,
@@ -85,7 +88,7 @@ pub struct UpdateFile {
 }
 
 impl UpdateFile {
-    /// Its name without the board's folder.
+    /// Its name without its folder.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
@@ -125,9 +128,14 @@ impl Manifest {
         Ok(toml::to_string(self).expect("a checked manifest is TOML"))
     }
 
-    /// The files for a board.
-    pub fn files_of(&self, board: Board) -> impl Iterator<Item = &UpdateFile> {
-        self.files.iter().filter(move |file| file.board == board)
+    /// The set for a board of a variant.
+    pub fn files_of(&self, board: Board, variant: Variant) -> impl Iterator<Item = &UpdateFile> {
+        self.files.iter().filter(move |file| file.board == board && file.variant == variant)
+    }
+
+    /// The variants of a board that it has files for.
+    pub fn variants_of(&self, board: Board) -> BTreeSet<Variant> {
+        self.files.iter().filter(|file| file.board == board).map(|file| file.variant).collect()
     }
 
     /// The boards that it has files for.
@@ -161,8 +169,9 @@ impl Manifest {
         }
         let mut seen = BTreeSet::new();
         for file in &self.files {
-            if !is_path(&file.path, file.board) {
-                return Err(ManifestError::Path { path: file.path.clone(), board: file.board });
+            let folder = file.board.folder(file.variant);
+            if !is_path(&file.path, &folder) {
+                return Err(ManifestError::Path { path: file.path.clone(), folder });
             }
             if !(1..=FILE_BYTES_MAX).contains(&file.bytes) {
                 return Err(ManifestError::Bytes { path: file.path.clone(), bytes: file.bytes });
@@ -175,9 +184,9 @@ impl Manifest {
     }
 }
 
-/// `BOARD/NAME` and nothing else: no absolute path, no `..`, no hidden file, no backslash, nothing that FAT changes.
-fn is_path(path: &str, board: Board) -> bool {
-    let Some(name) = path.strip_prefix(board.name()).and_then(|rest| rest.strip_prefix('/')) else {
+/// `FOLDER/NAME` and nothing else: no absolute path, no `..`, no hidden file, no backslash, nothing that FAT changes.
+fn is_path(path: &str, folder: &str) -> bool {
+    let Some(name) = path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')) else {
         return false;
     };
     (1..=NAME_CHARS_MAX).contains(&name.len())
@@ -242,6 +251,7 @@ mod tests {
     fn manifest() -> Manifest {
         let file = |board: Board, name: &str| UpdateFile {
             board,
+            variant: Variant::Plain,
             path: format!("{board}/{name}"),
             bytes: 5,
             sha256: Sha256::of(b"bytes"),
@@ -267,10 +277,41 @@ mod tests {
         let read = Manifest::parse(&text).unwrap();
         assert_eq!(read, manifest());
         assert_eq!(
-            read.files_of(Board::JetsonOrin).map(UpdateFile::name).collect::<Vec<_>>(),
+            read.files_of(Board::JetsonOrin, Variant::Plain).map(UpdateFile::name).collect::<Vec<_>>(),
             ["triaged_1.2.0.raucb"]
         );
-        assert_eq!(read.files_of(Board::JetsonXavier).count(), 0);
+        assert_eq!(read.files_of(Board::JetsonXavier, Variant::Plain).count(), 0);
+    }
+
+    #[test]
+    fn both_variants_of_a_board_lie_beside_each_other() {
+        let mut both = manifest();
+        let plain = both.files[0].clone();
+        both.files.push(UpdateFile {
+            variant: Variant::Nvidia,
+            path: "x86-64-nvidia/triaged_1.2.0.efi".into(),
+            ..plain.clone()
+        });
+        let text = both.to_text().unwrap();
+        // A box that knows no variants reads what is for it.
+        assert_eq!(text.matches("variant = ").count(), 1, "{text}");
+        let read = Manifest::parse(&text).unwrap();
+        assert_eq!(read, both);
+        let names =
+            |variant| read.files_of(Board::X86_64, variant).map(|f| f.path.as_str()).collect::<Vec<_>>();
+        assert_eq!(names(Variant::Plain), ["x86-64/triaged_1.2.0.efi"]);
+        assert_eq!(names(Variant::Nvidia), ["x86-64-nvidia/triaged_1.2.0.efi"]);
+        assert_eq!(read.variants_of(Board::X86_64), Variant::ALL.into());
+        assert_eq!(read.variants_of(Board::JetsonOrin), [Variant::Plain].into());
+
+        // Nobody's file lies in the other's folder, whatever the manifest calls it.
+        for (variant, path) in [(Variant::Plain, "x86-64-nvidia/a"), (Variant::Nvidia, "x86-64/a")] {
+            let mut tricked = manifest();
+            tricked.files[0] = UpdateFile { variant, path: path.into(), ..plain.clone() };
+            assert!(matches!(tricked.to_text(), Err(ManifestError::Path { .. })), "{path}");
+        }
+        let odd = text.replace("variant = \"nvidia\"", "variant = \"amd\"");
+        assert!(Manifest::parse(&odd).unwrap_err().to_string().contains("unknown variant `amd`"));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! [time]
 //! servers = ["ntp.hospital"]
 //!
-//! [setup]                          # what the first engineer types on the screen, or its SHA-256
+//! [setup]                          # what the first engineer types on the screen, or its SHA-256; a new one makes a further engineer
 //! code = "ABCD-EFGH-2345-6789"
 //!
 //! [firewall]
