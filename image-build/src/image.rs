@@ -17,7 +17,7 @@ mod x86;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use ::stick::Board;
+use ::stick::{Board, Variant};
 use anyhow::{Context, ensure};
 use clap::Subcommand;
 
@@ -30,7 +30,7 @@ use x86::Recipe;
 pub enum Command {
     /// Make the tools (a Debian trixie with mkosi and QEMU) if they are not there; the other commands do it, too.
     Tools,
-    /// Build the x86-64 image, its update set and its SBOM into target/image/x86-64-VERSION.
+    /// Build the x86-64 image, its update set and its SBOM into target/image/x86-64-VERSION; with NVIDIA's parts, x86-64-nvidia-VERSION.
     Build {
         /// Version of the image; by default the workspace's.
         #[arg(long)]
@@ -59,6 +59,9 @@ pub enum Command {
         /// Version of a built image whose update set goes onto the stick.
         #[arg(long)]
         version: Option<String>,
+        /// Which of its variants, plain or nvidia; may be given twice, and a box takes its own.
+        #[arg(long, default_value = "plain", requires = "version")]
+        variant: Vec<Variant>,
         /// Another board's update files, as BOARD=DIR (jetson-orin=target/...).
         #[arg(long, value_name = "BOARD=DIR")]
         set: Vec<String>,
@@ -77,9 +80,9 @@ pub enum Command {
         /// Updates, rollbacks, foreign keys, power cuts, too: before each release.
         #[arg(long)]
         full: bool,
-        /// Only the parts of the full test whose names contain this.
+        /// Only the parts of the full test whose names contain this; may be given several times.
         #[arg(long, value_name = "NAME", requires = "full")]
-        only: Option<String>,
+        only: Vec<String>,
     },
     /// Run a program of the tools.
     #[command(hide = true)]
@@ -103,7 +106,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             tools::ensure(&place)?;
             let keys = Keys::open(&place, keys.as_deref())?;
             let version = version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
-            let out = folder(&place, &version);
+            let out = x86::folder(&place, &version, x86::variant(nvidia.is_some()));
             x86::program(&place)?;
             let recipe = Recipe { version: &version, keys: &keys, nvidia: nvidia.as_deref(), over: &[], out };
             let built = x86::build(&place, &recipe)?;
@@ -121,15 +124,16 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             println!("disk: {}", built.disk().display());
             Ok(())
         }
-        Command::Stick { out, version, set, site, allow_older, keys } => {
+        Command::Stick { out, version, variant, set, site, allow_older, keys } => {
             tools::ensure(&place)?;
             let keys = Keys::open(&place, keys.as_deref())?;
             let mut sets = Vec::new();
-            if let Some(version) = &version {
-                let folder = folder(&place, version).join("update");
+            for (version, variant) in version.iter().flat_map(|v| variant.iter().map(move |of| (v, *of))) {
+                let folder = x86::folder(&place, version, variant).join("update");
+                let nvidia = if variant == Variant::Nvidia { " --nvidia DIR" } else { "" };
                 ensure!(
                     folder.is_dir(),
-                    "{} is missing: cargo xtask image build --version {version}",
+                    "{} is missing: cargo xtask image build --version {version}{nvidia}; another variant is named with --variant",
                     folder.display()
                 );
                 sets.push((Board::X86_64, folder));
@@ -148,13 +152,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", out.display());
             Ok(())
         }
-        Command::Test { full, only } => check::run(&place, full, only.as_deref()),
+        Command::Test { full, only } => check::run(&place, full, &only),
     }
-}
-
-/// Where an image of this version goes.
-fn folder(place: &Place, version: &str) -> PathBuf {
-    place.work.join(format!("x86-64-{version}"))
 }
 
 /// Builds again, without what the first build left, and compares.

@@ -69,3 +69,26 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stick_names_variants_of_a_version_alone() {
+        let variants = |arguments: &str| {
+            let all = "cargo-xtask image stick --out x".split(' ').chain(arguments.split(' '));
+            match Cli::try_parse_from(all).map(|cli| cli.command) {
+                Ok(Command::Image(Image::X86(image::Command::Stick { variant, .. }))) => variant,
+                Ok(_) => panic!("{arguments}: another command"),
+                Err(error) => panic!("{arguments}: {error}"),
+            }
+        };
+        let (plain, nvidia) = (stick::Variant::Plain, stick::Variant::Nvidia);
+        assert_eq!(variants("--set jetson-orin=DIR"), [plain]);
+        assert_eq!(variants("--version 1.0.0"), [plain]);
+        assert_eq!(variants("--version 1.0.0 --variant nvidia --variant plain"), [nvidia, plain]);
+        let alone = "cargo-xtask image stick --out x --variant nvidia".split(' ');
+        assert!(Cli::try_parse_from(alone).is_err());
+    }
+}

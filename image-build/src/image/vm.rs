@@ -172,9 +172,11 @@ impl Machine {
             .args(["-serial", "chardev:serial", "-monitor", "none"])
             .args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
         if let Some(stick) = stick {
-            command
-                .arg("-drive")
-                .arg(format!("if=none,id=stick,format=raw,readonly=on,file={}", stick.display()));
+            // As `plug` does it, so that it can be pulled.
+            command.arg("-blockdev").arg(format!(
+                "driver=raw,node-name=stick,read-only=on,file.driver=file,file.read-only=on,file.filename={}",
+                stick.display()
+            ));
             command.args(["-device", "usb-storage,drive=stick,id=usbstick,removable=on"]);
         }
         if let Some(snapshot) = snapshot {

@@ -9,9 +9,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
+use stick::{Board, Variant};
 
 use super::keys::Keys;
 use super::place::{PROGRAM, Place, logged, output, sha256};
+use super::stick::VARIANT;
 use super::{nvidia, tools};
 use crate::bundle::copy_dir;
 
@@ -45,6 +47,8 @@ pub struct Built {
     pub out: PathBuf,
     /// Its version.
     pub version: String,
+    /// With NVIDIA's parts, or plain.
+    pub variant: Variant,
 }
 
 impl Built {
@@ -57,6 +61,16 @@ impl Built {
     pub fn file(&self, kind: &str) -> PathBuf {
         self.out.join(format!("triaged.{kind}"))
     }
+}
+
+/// The variant of an image that is built with NVIDIA's packages, or without.
+pub fn variant(nvidia: bool) -> Variant {
+    if nvidia { Variant::Nvidia } else { Variant::Plain }
+}
+
+/// Where an image of this version and variant goes.
+pub fn folder(place: &Place, version: &str, variant: Variant) -> PathBuf {
+    place.work.join(format!("{}-{version}", Board::X86_64.folder(variant)))
 }
 
 /// The release build of the daemon.
@@ -89,7 +103,7 @@ pub fn build(place: &Place, recipe: &Recipe<'_>) -> anyhow::Result<Built> {
         .arg("--workspace-directory")
         .arg(workspace.path())
         .arg("--repart-directory")
-        .arg(layout(place, if recipe.nvidia.is_some() { SLOT_NVIDIA_MIB } else { SLOT_MIB })?)
+        .arg(layout(place, recipe)?)
         .args(["--image-version", recipe.version])
         .args(["--source-date-epoch", &place.commit().1.to_string()])
         .args([
@@ -113,12 +127,14 @@ pub fn build(place: &Place, recipe: &Recipe<'_>) -> anyhow::Result<Built> {
     command.arg("build");
     let log = place.work.join(format!("logs/mkosi-{}.log", recipe.version));
     logged(&format!("image {}", recipe.version), &mut command, &log)?;
-    Ok(Built { out: recipe.out.clone(), version: recipe.version.to_owned() })
+    let variant = variant(recipe.nvidia.is_some());
+    Ok(Built { out: recipe.out.clone(), version: recipe.version.to_owned(), variant })
 }
 
 /// The partitions' definitions, with their sizes. Verity's hashes take 1/128 of the data and a little more.
-fn layout(place: &Place, slot_mib: u64) -> anyhow::Result<PathBuf> {
-    let layout = place.folder("partitions")?;
+fn layout(place: &Place, recipe: &Recipe<'_>) -> anyhow::Result<PathBuf> {
+    let slot_mib = if recipe.nvidia.is_some() { SLOT_NVIDIA_MIB } else { SLOT_MIB };
+    let layout = place.folder(&format!("partitions-{}", recipe.version))?;
     for entry in std::fs::read_dir(place.recipes().join("partitions"))? {
         let entry = entry?;
         let text = std::fs::read_to_string(entry.path())?;
@@ -130,9 +146,9 @@ fn layout(place: &Place, slot_mib: u64) -> anyhow::Result<PathBuf> {
     Ok(layout)
 }
 
-/// The daemon, the models and the public keys, as they lie in the root.
+/// The daemon, the models and the public keys, as they lie in the root. A folder for each version: two may be built at once.
 fn stage(place: &Place, recipe: &Recipe<'_>) -> anyhow::Result<PathBuf> {
-    let stage = place.work.join("stage");
+    let stage = place.work.join(format!("stage-{}", recipe.version));
     let _ = std::fs::remove_dir_all(&stage);
     let (bin, share) = (stage.join("usr/bin"), stage.join("usr/share/triaged"));
     std::fs::create_dir_all(&bin)?;
@@ -208,7 +224,7 @@ pub fn partitions(disk: &Path) -> anyhow::Result<Vec<Partition>> {
     Ok(table.partitiontable.partitions)
 }
 
-/// The update set of an image: what `sysupdate.d` looks for, by name. Made once.
+/// The update set of an image: what `sysupdate.d` looks for, by name; and for which variant it is. Made once.
 pub fn update_set(built: &Built) -> anyhow::Result<PathBuf> {
     let set = built.out.join("update");
     let _ = std::fs::remove_dir_all(&set);
@@ -236,6 +252,7 @@ pub fn update_set(built: &Built) -> anyhow::Result<PathBuf> {
         }
     }
     std::fs::copy(built.file("efi"), set.join(format!("triaged_{version}.efi")))?;
+    std::fs::write(set.join(VARIANT), format!("{}\n", built.variant))?;
     Ok(set)
 }
 

@@ -112,3 +112,52 @@ fn environment(board: &Board) -> String {
         .collect();
     format!("L4T={}\nSOC={}\nVERSION={VERSION}\nDEVKITS=\"{}\"\n", board.l4t, board.soc, devkits.join(" "))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::source;
+
+    /// Seen with systemd 252: started with the usual dependencies, `boot-failed` had the partition mounted again first, which failed and
+    /// called it again, and local-fs.target was never reached.
+    #[test]
+    fn units_that_a_failed_data_partition_stops_end_in_boot_failed() {
+        let lines = |path: &str| {
+            let text = std::fs::read_to_string(source(path)).unwrap();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let [ours, shared] = ["rootfs", "../rootfs"].map(|root| format!("{root}/usr/lib/systemd/system"));
+        let on_failure = "OnFailure=triaged-boot-failed.service".to_owned();
+        for unit in ["triaged-data", "triaged-boot-slot", "triaged-boot-good"] {
+            assert!(lines(&format!("{ours}/{unit}.service")).contains(&on_failure), "{unit}");
+        }
+        assert!(lines(&format!("{shared}/triaged-doctor.service")).contains(&on_failure));
+        let boot_failed = lines(&format!("{shared}/triaged-boot-failed.service"));
+        assert!(boot_failed.contains(&"DefaultDependencies=no".to_owned()));
+        let boot_slot = lines(&format!("{ours}/triaged-boot-slot.service"));
+        let needs = |line: &&String| line.starts_with("Requires=") || line.starts_with("BindsTo=");
+        assert_eq!(boot_slot.iter().find(needs), None);
+        assert!(boot_slot.contains(&"Wants=triaged-data.service".to_owned()));
+    }
+
+    #[test]
+    fn the_data_partition_comes_last_in_nvidias_layout() {
+        let layout = |text: &str| {
+            let mut child = Command::new("bash")
+                .arg(source("l4t/layout.sh"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+            child.wait_with_output().unwrap()
+        };
+        let of_nvidia = "<device>\n        <partition name=\"APP_b\" type=\"data\">\n        </partition>\n        <partition name=\"secondary_gpt\" type=\"secondary_gpt\">\n        </partition>\n</device>\n";
+        let ours = String::from_utf8(layout(of_nvidia).stdout).unwrap();
+        let at = |name: &str| ours.find(&format!("<partition name=\"{name}\"")).unwrap();
+        assert!(at("APP_b") < at("triaged_data") && at("triaged_data") < at("secondary_gpt"), "{ours}");
+        assert_eq!(ours.matches("<partition ").count(), ours.matches("</partition>").count());
+        assert!(!layout("<device>\n</device>\n").status.success());
+    }
+}

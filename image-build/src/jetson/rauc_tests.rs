@@ -9,10 +9,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{bundle, keys, source};
+use super::{bundle, copy_tree, keys, source};
 
 const GUID: &str = "781e084c-a330-417c-b678-38e696380cb9";
 const L4T: &str = "R36.4.3";
+/// What tells that a slot is on trial, in the slot.
+const MARK: &str = "etc/triaged-trial";
+/// What a failure on trial asks for.
+const REBOOT: &str = "systemctl --no-block reboot";
 
 /// A box's folders, its bus and its RAUC.
 struct Jetson {
@@ -51,8 +55,12 @@ impl Jetson {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
-        for path in ["fakes", "efivars", "state", "run", "mount", "keys", "nv"] {
+        for path in ["fakes", "efivars", "state", "run", "mount", "keys", "nv", "etc"] {
             fs::create_dir(at(path)).unwrap();
+        }
+        // As the overlay lays them over each other.
+        for scripts in ["../rootfs/usr/lib/triaged", "rootfs/usr/lib/triaged"] {
+            copy_tree(&source(scripts), &at("lib")).unwrap();
         }
         keys::throw_away(&at("keys")).unwrap();
         script(
@@ -84,7 +92,7 @@ esac
             .replace("/var/lib/triaged-update", at("state").to_str().unwrap())
             .replace("/run/rauc", at("mount").to_str().unwrap())
             .replace("/etc/rauc/keyring.pem", at("keys").join(keys::RAUC_CERTIFICATE).to_str().unwrap())
-            .replace("/usr/lib/triaged", source("rootfs/usr/lib/triaged").to_str().unwrap())
+            .replace("/usr/lib/triaged", at("lib").to_str().unwrap())
             .replace("/dev/disk/by-partlabel/APP_b", at("B").to_str().unwrap())
             .replace("/dev/disk/by-partlabel/APP", at("A").to_str().unwrap());
         fs::write(at("system.conf"), conf).unwrap();
@@ -102,17 +110,30 @@ esac
         this
     }
 
+    /// One whose next boot tries the update v2 in slot B.
+    fn updated() -> Self {
+        let this = Self::new();
+        let staged = this.bundle("v2", "jetson-orin", L4T, &this.at("keys"));
+        assert!(this.install(&staged).status.success());
+        this
+    }
+
     fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
-    /// RAUC starts in a slot, as after a boot of it.
+    /// RAUC starts in a slot, as after a boot of it; the slot's mark is where it is looked for.
     fn boot(&mut self, slot: &str) {
         if let Some(mut service) = self.service.take() {
             service.kill().unwrap();
             service.wait().unwrap();
         }
         fs::write(self.at("nv/current"), if slot == "A" { "0\n" } else { "1\n" }).unwrap();
+        let _ = fs::remove_file(self.at(MARK));
+        let mark = self.file(slot, MARK);
+        if !mark.is_empty() {
+            fs::write(self.at(MARK), mark).unwrap();
+        }
         let mut service = self.command("rauc");
         service.arg("--conf").arg(self.at("system.conf")).args(["service", "--override-boot-slot", slot]);
         self.service = Some(
@@ -131,7 +152,8 @@ esac
         command.env("PATH", path).env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
         command.env("TRIAGED_EFIVARS", self.at("efivars")).env("TRIAGED_L4T_RELEASE", self.at("l4t"));
         command.env("TRIAGED_UPDATE_STATE", self.at("state")).env("TRIAGED_RUN", self.at("run"));
-        command.env("TRIAGED_BOOT_BACKEND", source("rootfs/usr/lib/triaged/rauc-nvbootctrl"));
+        command.env("TRIAGED_BOOT_BACKEND", self.at("lib/rauc-nvbootctrl"));
+        command.env("TRIAGED_TRIAL_MARK", self.at(MARK));
         command
     }
 
@@ -140,7 +162,7 @@ esac
     }
 
     fn script(&self, name: &str, arguments: &[&str]) -> Output {
-        self.command(source("rootfs/usr/lib/triaged").join(name)).args(arguments).output().unwrap()
+        self.command(self.at("lib").join(name)).args(arguments).output().unwrap()
     }
 
     /// A bundle in a folder of its own, as `triaged stick` stages it.
@@ -231,17 +253,19 @@ fn an_update_is_installed_tried_and_blessed() {
         ("B", Some(0), "")
     );
     assert_eq!(fs::read_to_string(jetson.at("state/trial")).unwrap(), "B 0.2.0\n");
+    assert!(!jetson.script("on-trial", &[]).status.success(), "the slot that runs is none on trial");
 
     // The new slot boots: not verified before it has proved itself.
     jetson.boot("B");
+    assert!(jetson.script("on-trial", &[]).status.success());
     assert!(jetson.script("boot-slot", &["early"]).status.success());
-    assert!(jetson.at("run/triaged-trial").exists());
     assert_eq!(jetson.calls("verify"), 0);
     assert_eq!(jetson.calls("systemctl --no-block start triaged-boot-good.service"), 1);
     let good = jetson.script("boot-slot", &["good"]);
     assert!(good.status.success(), "{}", text(&good));
     assert_eq!(jetson.calls("verify"), 1);
-    assert!(!jetson.at("run/triaged-trial").exists() && !jetson.at("state/trial").exists());
+    assert!(!jetson.script("on-trial", &[]).status.success() && !jetson.at("state/trial").exists());
+    assert_eq!(fs::read_dir(jetson.at("etc")).unwrap().count(), 0, "nothing is left of the mark");
 
     // From then on it is verified at each boot, whatever the health check will say.
     assert!(jetson.script("boot-slot", &["early"]).status.success());
@@ -255,9 +279,7 @@ fn a_version_that_does_not_come_up_is_told_and_forgotten() {
     if missing() {
         return;
     }
-    let mut jetson = Jetson::new();
-    let staged = jetson.bundle("v2", "jetson-orin", L4T, &jetson.at("keys"));
-    assert!(jetson.install(&staged).status.success());
+    let mut jetson = Jetson::updated();
     // UEFI gave slot B up after its tries, and booted A.
     fs::write(jetson.at("nv/active"), "A\n").unwrap();
     jetson.boot("A");
@@ -265,8 +287,57 @@ fn a_version_that_does_not_come_up_is_told_and_forgotten() {
     assert!(early.status.success(), "{}", text(&early));
     assert!(text(&early).contains("version 0.2.0 in slot B did not come up"), "{}", text(&early));
     assert_eq!(jetson.calls("verify"), 1);
-    assert!(!jetson.at("state/trial").exists() && !jetson.at("run/triaged-trial").exists());
+    assert!(!jetson.at("state/trial").exists() && !jetson.script("on-trial", &[]).status.success());
     assert_eq!(fs::read_to_string(jetson.at("state/refused")).unwrap(), "0.2.0\n");
+}
+
+#[test]
+fn a_slot_without_its_data_partition_goes_back_while_on_trial_and_stays_up_otherwise() {
+    if missing() {
+        return;
+    }
+    let mut jetson = Jetson::updated();
+    fs::rename(jetson.at("state"), jetson.at("data")).unwrap();
+    for tries in 1..=3 {
+        jetson.boot("B");
+        let mount = jetson.script("mount-data", &[jetson.at("no partition").to_str().unwrap()]);
+        assert!(!mount.status.success() && text(&mount).contains("can not be mounted: nothing is received."));
+        assert!(jetson.script("boot-slot", &["early"]).status.success());
+        assert!(text(&jetson.script("boot-failed", &[])).contains("failed while on trial: restarting"));
+        assert_eq!((jetson.calls(REBOOT), jetson.calls("verify")), (tries, 0));
+    }
+    // The monitor shows it: `triaged console` reads this file.
+    let told = fs::read(jetson.at("run/triaged/status/doctor.json")).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    let line = told["lines"][0].as_str().unwrap();
+    assert!(told["state"] == "not well" && line.contains("change its disk"), "{told}");
+
+    // The slot before has the same partition: it stays up, and is verified, or UEFI would give it up, too.
+    jetson.boot("A");
+    assert!(jetson.script("boot-slot", &["early"]).status.success());
+    assert!(text(&jetson.script("boot-failed", &[])).contains("found good: no restart"));
+    assert_eq!((jetson.calls(REBOOT), jetson.calls("verify")), (3, 1));
+    // Once the partition is back, it says what did not come up.
+    fs::rename(jetson.at("data"), jetson.at("state")).unwrap();
+    assert!(
+        text(&jetson.script("boot-slot", &["early"])).contains("version 0.2.0 in slot B did not come up")
+    );
+}
+
+#[test]
+fn a_slot_that_can_not_be_blessed_stays_on_trial() {
+    if missing() {
+        return;
+    }
+    let mut jetson = Jetson::updated();
+    jetson.boot("B");
+    fs::rename(jetson.at("efivars"), jetson.at("no efivars")).unwrap();
+    assert!(!jetson.script("boot-slot", &["good"]).status.success());
+    assert!(jetson.script("on-trial", &[]).status.success());
+    // No word of the backend, and it is still known for one on trial.
+    fs::write(jetson.at("nv/current"), "7\n").unwrap();
+    assert!(jetson.script("boot-slot", &["early"]).status.success());
+    assert!(jetson.script("boot-failed", &[]).status.success() && jetson.calls(REBOOT) == 1);
 }
 
 #[test]
@@ -325,24 +396,4 @@ fn slots_are_marked_through_uefis_variables() {
     {
         assert!(!jetson.script("rauc-nvbootctrl", bad).status.success(), "{bad:?}");
     }
-}
-
-#[test]
-fn the_data_partition_comes_last_in_nvidias_layout() {
-    let layout = |text: &str| {
-        let mut child = Command::new("bash")
-            .arg(source("l4t/layout.sh"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    };
-    let of_nvidia = "<device>\n        <partition name=\"APP_b\" type=\"data\">\n        </partition>\n        <partition name=\"secondary_gpt\" type=\"secondary_gpt\">\n        </partition>\n</device>\n";
-    let ours = text(&layout(of_nvidia));
-    let at = |name: &str| ours.find(&format!("<partition name=\"{name}\"")).unwrap();
-    assert!(at("APP_b") < at("triaged_data") && at("triaged_data") < at("secondary_gpt"), "{ours}");
-    assert_eq!(ours.matches("<partition ").count(), ours.matches("</partition>").count());
-    assert!(!layout("<device>\n</device>\n").status.success());
 }

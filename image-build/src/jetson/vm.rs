@@ -309,6 +309,7 @@ impl Vm {
             boot.contains("root=PARTUUID=22222222-2222-4222-8222-222222222222"),
             "slot B mounts another: {boot}"
         );
+        ensure!(cat("/etc/triaged-trial")?.starts_with("on trial"), "slot B is not marked as on trial");
         let log = self.log();
         ensure!(
             log.contains("nvbootctrl: -t rootfs set-active-boot-slot 1"),

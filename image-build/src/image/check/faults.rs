@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::{Bench, FIRST, PATIENCE};
+use super::hospital::Hospital;
+use super::{Bench, FIRST, PATIENCE, full_disk};
 use crate::image::place::output;
+use crate::image::reproducible;
 use crate::image::tools;
 use crate::image::vm::Machine;
-use crate::image::x86::{self, Built};
+use crate::image::x86::{self, Built, Recipe};
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
@@ -25,37 +27,28 @@ pub fn run(
     bench: &Bench<'_>,
     first: &Built,
     commissioned: &Machine,
+    hospital: &Hospital,
     wanted: &(dyn Fn(&str) -> bool + Sync),
 ) -> anyhow::Result<()> {
-    if wanted("self-test") {
-        self_test(bench)?;
-    }
     if wanted("unsigned") {
         unsigned(bench, first)?;
     }
     if wanted("flipped") {
         flipped(bench, first)?;
     }
+    if wanted("reproducible") {
+        let recipe =
+            Recipe { version: FIRST, keys: &bench.keys, nvidia: None, over: &[], out: first.out.clone() };
+        reproducible(bench.place, recipe, first)?;
+        bench.tell("built again, without the first build's cache: the same root, verity and first stage");
+    }
+    if wanted("full-disk") {
+        full_disk::run(bench, first, hospital)?;
+    }
     if wanted("power") {
         power_cuts(bench, commissioned)?;
     }
     Ok(())
-}
-
-/// The image as it is delivered: the whole self-test, its phantom included.
-fn self_test(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let built = bench.whole_image(FIRST, &[], bench.place.work.join("test-whole"))?;
-    let mut machine = Machine::new(bench.place, "self-test", &built.disk())?;
-    std::fs::remove_dir_all(&built.out)?;
-    let mut running = machine.start(None)?;
-    let starts = ["Finished triaged-doctor.service", "Failed to start triaged-doctor.service"];
-    let (which, _) = running.wait_any(&starts, 0, 2 * PATIENCE)?;
-    ensure!(which == 0, "the self-test failed; {}", running.serial.display());
-    bench.tell(&format!(
-        "whole self-test passed, {} s after power-on (emulated)",
-        running.since.elapsed().as_secs()
-    ));
-    running.cut()
 }
 
 /// A copy of the disk, and where its partition `number` begins.
@@ -115,7 +108,7 @@ fn flipped(bench: &Bench<'_>, first: &Built) -> anyhow::Result<()> {
 /// The plug is pulled at ten moments of an update; each time the box comes up again, in the old version or the new one.
 fn power_cuts(bench: &Bench<'_>, commissioned: &Machine) -> anyhow::Result<()> {
     // The same image under another number: what is in it is not the question.
-    let built = bench.image("1.0.1", &[])?;
+    let built = bench.short_image("1.0.1", &[])?;
     let stick = bench.update_stick(&built, &bench.keys, "power")?;
     let mut machine = commissioned.copy(bench.place, "power")?;
     let mut running = machine.start(Some(&stick))?;

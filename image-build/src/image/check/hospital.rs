@@ -80,6 +80,23 @@ results = ["report"]
 
     /// Sends a phantom with lesions to the box behind `port`.
     pub fn send(&self, place: &Place, port: u16, seed: u32) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(&self.received)? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        output(&mut self.scanner(place, port, seed)?).map(drop)
+    }
+
+    /// The same to a box that has no room: it must refuse, and say so.
+    pub fn refused(&self, place: &Place, port: u16, seed: u32) -> anyhow::Result<()> {
+        let said = self.scanner(place, port, seed)?.arg("-v").output()?;
+        let text = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
+        ensure!(!said.status.success(), "a phantom was taken by a box that has no room:\n{text}");
+        ensure!(text.contains("OutOfResources"), "refused, but not for its resources (A700):\n{text}");
+        Ok(())
+    }
+
+    /// `storescu` with a phantom, ready to be run.
+    fn scanner(&self, place: &Place, port: u16, seed: u32) -> anyhow::Result<Command> {
         let phantom = self.phantoms.join(seed.to_string());
         let _ = std::fs::remove_dir_all(&phantom);
         output(Command::new(place.program()).arg("phantom").arg(&phantom).args([
@@ -92,18 +109,12 @@ results = ["report"]
             "--seed",
             &seed.to_string(),
         ]))?;
-        for entry in std::fs::read_dir(&self.received)? {
-            std::fs::remove_file(entry?.path())?;
-        }
-        let sent = output(
-            tools::command("storescu")?
-                .args([
-                    "-ta", "600", "-td", "600", "-aet", CALLER, "-aec", AE_TITLE, "+sd", "+r", "+sp", "*.dcm",
-                ])
-                .args(["127.0.0.1", &port.to_string()])
-                .arg(&phantom),
-        );
-        sent.map(drop)
+        let mut command = tools::command("storescu")?;
+        command
+            .args(["-ta", "600", "-td", "600", "-aet", CALLER, "-aec", AE_TITLE, "+sd", "+r", "+sp", "*.dcm"])
+            .args(["127.0.0.1", &port.to_string()])
+            .arg(&phantom);
+        Ok(command)
     }
 
     /// What the report says that the archive received: "flagged", "not-flagged" or "not-evaluated".
