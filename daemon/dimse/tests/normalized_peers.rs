@@ -22,7 +22,7 @@ const UPS: &str = uids::UNIFIED_PROCEDURE_STEP_PUSH;
 
 /// Answers by the data set: an N-CREATE that says `DUPLICATE` is refused; a C-FIND has as many matches as it asks for.
 const SCP: &str = r"
-import sys
+import sys, time
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
@@ -64,6 +64,8 @@ def find(event):
         match.PatientID = str(i)
         match.RequestedProcedurePriority = 'STAT'
         yield 0xFF00, match
+        # pynetdicom reads nothing as long as it has something to send, a C-CANCEL neither.
+        time.sleep(0.01)
 ae = AE(ae_title='PACS')
 ae.add_supported_context(ModalityPerformedProcedureStep)
 ae.add_supported_context(UnifiedProcedureStepPush)
@@ -123,8 +125,7 @@ fn pynetdicom_performs() {
     };
     assert_eq!((found.status, found.truncated), (Status::SUCCESS, false));
     assert_eq!(found.matches, [expected("0"), expected("1")]);
-    let found =
-        scu.find(WORKLIST, &data_element((0x0010, 0x0020), "LO", "100000"), limits).expect("answered");
+    let found = scu.find(WORKLIST, &data_element((0x0010, 0x0020), "LO", "3000"), limits).expect("answered");
     assert_eq!((found.status, found.truncated, found.matches.len()), (Status::CANCEL, true, 50));
     scu.release().expect("released in order");
 
