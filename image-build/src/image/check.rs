@@ -91,19 +91,31 @@ pub fn run(place: &Place, full: bool, only: &[String]) -> anyhow::Result<()> {
     exposure(&bench)?;
     let hospital = Hospital::open(place)?;
     let mut machine = Machine::new(place, "box", &first.disk())?;
-    commission(&bench, &mut machine, &hospital)?;
-    if full {
-        let wanted = |name: &str| only.is_empty() || only.iter().any(|only| name.contains(only));
-        // Two at a time: each emulated processor is one of this machine's.
-        std::thread::scope(|scope| {
-            let faults = scope.spawn(|| faults::run(&bench, &first, &machine, &hospital, &wanted));
-            let rollback = rollback::run(&bench, &machine, &hospital, &wanted);
-            let faults = faults.join().map_err(|_| anyhow::anyhow!("a test panicked"))?;
-            rollback.and(faults)
-        })?;
-    }
+    let wanted = |name: &str| full && (only.is_empty() || only.iter().any(|only| name.contains(only)));
+    // Two machines at a time: each emulated processor is one of this machine's.
+    both(
+        || faults::before_commissioning(&bench, &first, &wanted),
+        || commission(&bench, &mut machine, &hospital),
+    )?;
+    both(
+        || faults::run(&bench, &first, &machine, &hospital, &wanted),
+        || rollback::run(&bench, &machine, &hospital, &wanted),
+    )?;
     bench.tell("passed");
     Ok(())
+}
+
+/// Two things at once. Each goes on to its end, whatever becomes of the other.
+fn both(
+    one: impl FnOnce() -> anyhow::Result<()> + Send,
+    other: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        let one = one.join().map_err(|_| anyhow::anyhow!("a test panicked"))?;
+        other.and(one)
+    })
 }
 
 /// Both forms of the daemon's unit are as closed as they should be.

@@ -22,12 +22,10 @@ const WAIT: Duration = Duration::from_secs(15);
 /// Moments at which the power is cut, from the start of the copying to the restart.
 const CUTS: u32 = 10;
 
-/// All of them.
-pub fn run(
+/// Those that need no box that was set up.
+pub fn before_commissioning(
     bench: &Bench<'_>,
     first: &Built,
-    commissioned: &Machine,
-    hospital: &Hospital,
     wanted: &(dyn Fn(&str) -> bool + Sync),
 ) -> anyhow::Result<()> {
     if wanted("unsigned") {
@@ -42,6 +40,17 @@ pub fn run(
         reproducible(bench.place, recipe, first)?;
         bench.tell("built again, without the first build's cache: the same root, verity and first stage");
     }
+    Ok(())
+}
+
+/// All others.
+pub fn run(
+    bench: &Bench<'_>,
+    first: &Built,
+    commissioned: &Machine,
+    hospital: &Hospital,
+    wanted: &(dyn Fn(&str) -> bool + Sync),
+) -> anyhow::Result<()> {
     if wanted("full-disk") {
         full_disk::run(bench, first, hospital)?;
     }

@@ -21,7 +21,7 @@ struct Bad {
 /// Run before anything of the daemon's.
 const EARLY: &str = "usr/lib/systemd/system/triaged-site.service.d/bad.conf";
 
-const BAD: [Bad; 4] = [
+const BAD: [Bad; 5] = [
     Bad {
         name: "health",
         version: "1.2.0",
@@ -46,12 +46,28 @@ const BAD: [Bad; 4] = [
         )],
         says: Some("failed while on trial: restarting"),
     },
-    // PID 1 crashes: `CrashAction=`, or else the watchdog that nobody feeds any more.
+    // PID 1 hangs, and nobody feeds the watchdog any more.
     Bad {
-        name: "init",
+        name: "hang",
         version: "1.5.0",
         // A loop of the highest real-time priority would be no hang: since Linux 6.12 PID 1 gets its share all the same, and feeds the watchdog.
-        files: &[(EARLY, "[Service]\nExecStartPre=/bin/sh -c 'kill -SEGV 1; sleep infinity'\n")],
+        files: &[
+            ("usr/lib/systemd/system.conf.d/zz-bad.conf", "[Manager]\nCrashAction=freeze\n"),
+            (EARLY, "[Service]\nExecStartPre=/bin/sh -c 'kill -SEGV 1; sleep infinity'\n"),
+        ],
+        says: None,
+    },
+    // A self-test that never ends; with 15 minutes, as delivered, this test would last longer than all the others.
+    Bad {
+        name: "stuck",
+        version: "1.6.0",
+        files: &[
+            (
+                "usr/lib/systemd/system/triaged-doctor.service.d/60-bad.conf",
+                "[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nTimeoutStartSec=infinity\n",
+            ),
+            ("usr/lib/systemd/system/boot-complete.target.d/zz-short.conf", "[Unit]\nJobTimeoutSec=2min\n"),
+        ],
         says: None,
     },
 ];
