@@ -147,7 +147,7 @@ fn guarded_analyzer(config: &Config, threads: usize) -> anyhow::Result<Arc<Analy
     let mut setup = config.engines(threads);
     if gpu_is_given_up(&config.storage.dir) {
         error!(
-            "the daemon ended twice while it opened the GPU's engines: they are not used until the next version; or delete {} to try them again",
+            "the daemon ended twice while it opened the GPU's engines: they are not used until the next version (where there is a shell, delete {} to try them again)",
             trying.display()
         );
         setup.choice = engine::Choice::Cpu;

@@ -161,7 +161,7 @@ fn engines(round: &mut Round<'_>, config: &Config, zoo: Zoo) {
     round.check("gpu", false, || {
         if trying {
             return Err(format!(
-                "the daemon ended twice while it opened the GPU's engines, and works without them until the next version; or delete {} to try again",
+                "the daemon ended twice while it opened the GPU's engines, and works without them until the next version: update the box, or flash it (where there is a shell, delete {} to try again)",
                 appliance::trying(&config.storage.dir).display()
             ));
         }

@@ -64,7 +64,7 @@ impl Janitor {
             let days = (now_ms() - since_ms) / 86_400_000;
             error!(
                 "storage runs short; {results} results ({} MiB) are kept for {destination}, the oldest for {days} days: \
-                 see `triaged outbox list`",
+                 mend that destination",
                 bytes >> 20
             );
         }

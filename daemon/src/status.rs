@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// What is told of a stick that came while another one was worked on, whose word is the first file's.
+pub const OTHER_STICK: &str = "other-stick.json";
 /// The files of the commands that tell, and what people call it.
-pub const TOLD: [(&str, &str); 4] = [
+pub const TOLD: [(&str, &str); 5] = [
     ("stick.json", "Stick"),
+    (OTHER_STICK, "Another stick"),
     ("site.json", "Settings"),
     ("provision.json", "Engines"),
     ("doctor.json", "Health"),

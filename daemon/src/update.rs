@@ -20,7 +20,7 @@ mod source;
 mod tests;
 mod under_way;
 
-pub use facts::Facts;
+pub use facts::{Facts, image_version};
 pub use plan::Plan;
 pub use source::{Folder, Source};
 pub use under_way::PATIENCE;

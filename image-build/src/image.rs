@@ -7,7 +7,7 @@ mod check;
 mod keys;
 mod lock;
 mod nvidia;
-mod place;
+pub mod place;
 mod sbom;
 mod stick;
 mod tools;
@@ -21,7 +21,7 @@ use ::stick::{Board, Variant};
 use anyhow::{Context, ensure};
 use clap::Subcommand;
 
-use keys::Keys;
+use keys::{File, Keys, OF_IMAGE, OF_SITE, OF_UPDATE};
 use place::Place;
 use x86::Recipe;
 
@@ -65,6 +65,9 @@ pub enum Command {
         /// Another board's update files, as BOARD=DIR (jetson-orin=target/...).
         #[arg(long, value_name = "BOARD=DIR")]
         set: Vec<String>,
+        /// The version of an update that is of such sets alone: that of the overlay in them; by default the workspace's.
+        #[arg(long, value_name = "VERSION", requires = "set", conflicts_with = "version")]
+        set_version: Option<String>,
         /// The site's settings.
         #[arg(long, value_name = "site.toml")]
         site: Option<PathBuf>,
@@ -104,7 +107,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Inside { see, program } => tools::inside(&place, &see, &program),
         Command::Build { version, keys, nvidia, locked, update_lock, check_reproducible } => {
             tools::ensure(&place)?;
-            let keys = Keys::open(&place, keys.as_deref())?;
+            let keys = Keys::open(&place, keys.as_deref(), &OF_IMAGE)?;
             let version = version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
             let out = x86::folder(&place, &version, x86::variant(nvidia.is_some()));
             x86::program(&place)?;
@@ -124,9 +127,12 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             println!("disk: {}", built.disk().display());
             Ok(())
         }
-        Command::Stick { out, version, variant, set, site, allow_older, keys } => {
+        Command::Stick { out, version, variant, set, set_version, site, allow_older, keys } => {
             tools::ensure(&place)?;
-            let keys = Keys::open(&place, keys.as_deref())?;
+            let update = (version.is_some() || !set.is_empty()).then_some(OF_UPDATE);
+            let site_keys = site.is_some().then_some(OF_SITE);
+            let files: Vec<File> = update.into_iter().chain(site_keys).flatten().collect();
+            let keys = Keys::open(&place, keys.as_deref(), &files)?;
             let mut sets = Vec::new();
             for (version, variant) in version.iter().flat_map(|v| variant.iter().map(move |of| (v, *of))) {
                 let folder = x86::folder(&place, version, variant).join("update");
@@ -144,8 +150,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
                 sets.push((board.parse()?, PathBuf::from(folder)));
             }
             let (commit, _) = place.commit();
-            let named =
-                version.as_deref().or(if sets.is_empty() { None } else { Some(env!("CARGO_PKG_VERSION")) });
+            let named = version.as_deref().or(set_version.as_deref());
+            let named = named.or(if sets.is_empty() { None } else { Some(env!("CARGO_PKG_VERSION")) });
             let update = named.map(|version| (version, commit.as_str()));
             let contents = stick::Contents { update, sets, site: site.as_deref(), allow_older };
             stick::write(&contents, &keys, &place.work, &out)?;

@@ -44,12 +44,15 @@ pub enum Command {
         /// jetson-orin or jetson-xavier.
         #[arg(long)]
         board: String,
+        /// Version of the image; by default the workspace's. A box takes an update whose version is higher than its own.
+        #[arg(long, default_value = overlay::VERSION)]
+        version: stick::Version,
         #[command(flatten)]
         keys: Keys,
         #[command(flatten)]
         program: Program,
     },
-    /// An update: NVIDIA's rootfs, with the overlay in it, as a signed RAUC bundle. As root.
+    /// An update: NVIDIA's rootfs, with the overlay in it, whose version it has, as a signed RAUC bundle. As root.
     #[command(name = "jetson-bundle")]
     Bundle {
         #[arg(long)]
@@ -109,9 +112,9 @@ pub fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", daemon.display());
             Ok(())
         }
-        Command::Overlay { board, keys, program } => {
+        Command::Overlay { board, version, keys, program } => {
             let board = Board::find(&board)?;
-            let made = overlay::archive(&board, &program.get()?, &keys)?;
+            let made = overlay::archive(&board, &version, &program.get()?, &keys)?;
             println!("{}", made.display());
             Ok(())
         }

@@ -90,5 +90,10 @@ mod tests {
         assert_eq!(variants("--version 1.0.0 --variant nvidia --variant plain"), [nvidia, plain]);
         let alone = "cargo-xtask image stick --out x --variant nvidia".split(' ');
         assert!(Cli::try_parse_from(alone).is_err());
+        assert_eq!(variants("--set jetson-orin=DIR --set-version 1.1.0"), [plain]);
+        for wrong in ["--set-version 1.1.0", "--set jetson-orin=DIR --set-version 1.1.0 --version 1.1.0"] {
+            let all = "cargo-xtask image stick --out x".split(' ').chain(wrong.split(' '));
+            assert!(Cli::try_parse_from(all).is_err(), "{wrong}");
+        }
     }
 }

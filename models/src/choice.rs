@@ -173,7 +173,7 @@ impl Setup {
             let there = tensorrt::Library::find(self.tensorrt.library_dir.as_deref());
             let what = there.map_or_else(
                 |error| error.to_string(),
-                |_| "the GPU was lost, and TensorRT starts once in a process: restart the daemon".to_owned(),
+                |_| "the GPU was lost, and TensorRT starts once in a process: restart the daemon, or switch the box off and on".to_owned(),
             );
             return Err(EngineError::Device { engine: choice.name(), what, lost: false });
         }

@@ -331,6 +331,7 @@ fn a_stick_that_is_pulled_while_the_box_waits_changes_nothing() {
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("another stick is being worked on"), "{said}");
     assert_eq!(test_box.told("stick")["state"], "waiting", "it does not talk over the first one");
+    assert!(test_box.told("other-stick")["lines"][0].as_str().unwrap().contains("plug it in again"));
 
     fs::remove_dir_all(stick.path("triaged")).unwrap();
     let output = child.wait_with_output().unwrap();

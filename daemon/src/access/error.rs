@@ -16,7 +16,9 @@ pub enum AccessError {
         seconds: u64,
     },
     /// Not the code of this box.
-    #[error("the setup code is wrong; `triaged users setup-code` shows it at the box")]
+    #[error(
+        "the setup code is wrong: it is the one in the site's stick; without one, the box's own monitor shows it"
+    )]
     WrongSetupCode,
     /// There is a user already, and so no setup code.
     #[error("this box is set up already; log in")]

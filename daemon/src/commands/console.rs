@@ -7,6 +7,8 @@ use crate::layout::Layout;
 use crate::status::{Status, TOLD};
 use crate::{database::Database, version};
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -54,11 +56,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn describe(config: &Path, status_dir: &Path) -> String {
+    let image = version::Image::here().map(|image| format!(", {image}")).unwrap_or_default();
     let mut text = format!(
-        "triaged {} (commit {}). Not for diagnostic use.\n\n",
+        "triaged {} (commit {}){image}. Not for diagnostic use.\n\n",
         version::VERSION,
         version::short(version::COMMIT)
     );
+    text += &ports(&interfaces());
     match Config::load(config) {
         Ok(config) => text += &of(&config),
         // It may not be there yet.
@@ -75,7 +79,7 @@ fn describe(config: &Path, status_dir: &Path) -> String {
 
 fn of(config: &Config) -> String {
     let mut text = String::new();
-    let addresses = addresses();
+    let addresses: Vec<IpAddr> = interfaces().into_iter().flat_map(|(_, _, addresses)| addresses).collect();
     if addresses.is_empty() {
         text += "No address: is the network's cable in?\n";
     }
@@ -113,15 +117,39 @@ fn of(config: &Config) -> String {
     text
 }
 
-/// The box's addresses that others can reach.
-fn addresses() -> Vec<IpAddr> {
-    let all = getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+/// A network port: its name, whether there is a link, and its addresses that others can reach.
+type Port = (String, bool, Vec<IpAddr>);
+
+/// The box's network ports, by their names.
+fn interfaces() -> Vec<Port> {
     let ip = |address: nix::sys::socket::SockaddrStorage| {
         let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
     };
     let far = |ip: &IpAddr| !ip.is_loopback() && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    all.filter_map(ip).filter(far).collect()
+    let mut ports = BTreeMap::new();
+    for entry in getifaddrs().into_iter().flatten() {
+        if entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+            continue;
+        }
+        let linked = entry.flags.contains(InterfaceFlags::IFF_RUNNING);
+        let (_, addresses) = ports.entry(entry.interface_name).or_insert((linked, Vec::new()));
+        addresses.extend(entry.address.and_then(ip).filter(far));
+    }
+    ports.into_iter().map(|(name, (linked, addresses))| (name, linked, addresses)).collect()
+}
+
+/// What a site's `network.interface` may name.
+fn ports(all: &[Port]) -> String {
+    let one = |(name, linked, addresses): &Port| match (linked, addresses.as_slice()) {
+        (false, _) => format!("{name}: no link"),
+        (true, []) => format!("{name}: no address"),
+        (true, some) => {
+            format!("{name}: {}", some.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+        }
+    };
+    let all: Vec<String> = all.iter().map(one).collect();
+    if all.is_empty() { String::new() } else { format!("Ports   {}\n", all.join(", ")) }
 }
 
 /// The addresses behind one that is listened on.
@@ -148,6 +176,21 @@ mod tests {
         assert_eq!(seen("0.0.0.0"), ["10.0.0.9"]);
         assert_eq!(seen("::"), ["10.0.0.9", "2001:db8::9"]);
         assert_eq!(seen("127.0.0.1"), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn ports_are_named_as_a_site_names_them() {
+        let port = |name: &str, linked, ips: &[&str]| {
+            (name.to_owned(), linked, ips.iter().map(|ip| ip.parse().unwrap()).collect())
+        };
+        let all = [
+            port("eno1", true, &["10.0.0.9", "2001:db8::9"]),
+            port("eno2", false, &["10.0.0.9"]),
+            port("enp3s0", true, &[]),
+        ];
+        let want = "Ports   eno1: 10.0.0.9 2001:db8::9, eno2: no link, enp3s0: no address\n";
+        assert_eq!(ports(&all), want);
+        assert_eq!(ports(&[]), "");
     }
 
     #[test]

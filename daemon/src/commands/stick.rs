@@ -7,7 +7,7 @@
 //! | 2 | the command line is wrong |
 //! | 10 | done: the caller restarts the box |
 use crate::layout::Layout;
-use crate::status::Teller;
+use crate::status::{OTHER_STICK, Teller};
 use crate::update::{Ended, Facts, Folder, PATIENCE, Turn};
 use anyhow::{Context, bail};
 use std::fs::File;
@@ -48,12 +48,15 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let layout = Layout::at(&args.root);
     let status = args.status.clone().unwrap_or_else(|| layout.status_dir().join("stick.json"));
-    // Whoever has the lock tells the page; this one must not talk over it.
+    let other = status.with_file_name(OTHER_STICK);
     let Some(_lock) = lock(&layout.stick_lock())? else {
-        bail!(
-            "another stick is being worked on: nothing was done with this one. Wait until that one is done, then plug it in again"
-        );
+        let why = "another stick is being worked on: nothing was done with this one. Wait until that one is done, then plug it in again";
+        // Whoever has the lock tells the page; this one must not talk over it.
+        Teller::new(Some(&other)).tell("refused", &[format!("Refused: {why}.")]);
+        bail!("{why}");
     };
+    // What was said of one that came too early is over; there may be nothing.
+    let _ = std::fs::remove_file(&other);
     let mut teller = Teller::new(Some(&status));
     match turn(args, &layout, &mut teller) {
         Ok(Ended::NothingNew) => Ok(ExitCode::SUCCESS),

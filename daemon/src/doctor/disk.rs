@@ -41,7 +41,7 @@ pub fn space(storage: &Storage) -> Seen {
     let least = storage.min_free_mib;
     if free_mib < least {
         return Err(format!(
-            "{free_mib} MiB free, less than storage.min_free_mib {least}: images are refused; deliver what waits (`triaged outbox list`) or lower storage.keep_days"
+            "{free_mib} MiB free, less than storage.min_free_mib {least}: images are refused; mend the destinations for which results wait (the box's page names them) or lower storage.keep_days"
         ));
     }
     Ok(format!("{free_mib} MiB free, at least {least} are kept"))

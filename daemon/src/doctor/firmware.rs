@@ -13,7 +13,7 @@ pub fn secure_boot(variables: &Path) -> Seen {
     if std::fs::read_dir(variables).map_or(true, |mut entries| entries.next().is_none()) {
         return Ok("no UEFI variables here: nothing to look at".to_owned());
     }
-    let off = "whoever reaches the box can start another system on it; enrol the keys and turn it on in the firmware's setup";
+    let off = "whoever reaches the box can start another system on it; enrol the keys and turn it on in the firmware's setup; on x86-64 this locks the data partition: flash the box afterwards";
     match std::fs::read(variables.join(SECURE_BOOT)) {
         Ok(bytes) if bytes.get(4) == Some(&1) => Ok("Secure Boot is on".to_owned()),
         Ok(_) => Err(format!("Secure Boot is off: {off}")),
@@ -47,7 +47,11 @@ mod tests {
             std::fs::write(variables.join(SECURE_BOOT), bytes).unwrap();
             match secure_boot(&variables) {
                 Ok(said) => assert!(is_on && said == "Secure Boot is on", "{bytes:?}"),
-                Err(said) => assert!(!is_on && said.starts_with("Secure Boot is off"), "{bytes:?}"),
+                Err(said) => {
+                    assert!(!is_on && said.starts_with("Secure Boot is off"), "{bytes:?}");
+                    // PCR 7 is what the data partition was sealed to.
+                    assert!(said.ends_with("locks the data partition: flash the box afterwards"), "{said}");
+                }
             }
         }
     }

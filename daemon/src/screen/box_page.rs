@@ -143,6 +143,7 @@ impl App {
     fn told(&self) -> Markup {
         let told = [
             ("told_stick", "stick.json"),
+            ("told_other_stick", "other-stick.json"),
             ("told_site", "site.json"),
             ("told_provision", "provision.json"),
             ("told_doctor", "doctor.json"),
@@ -304,6 +305,9 @@ impl App {
         let cards = [Some(&zoo.lungs), own].into_iter().flatten();
         html! {
             dl {
+                @if let Some(image) = version::Image::here() {
+                    dt { (self.t("image")) } dd { (image.version) " " span.hint { (image.board) } }
+                }
                 dt { (self.t("product")) } dd {
                     (version::VERSION) " " span.hint { (self.t("commit")) " " (version::COMMIT) }
                 }

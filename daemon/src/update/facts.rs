@@ -79,7 +79,10 @@ fn text(path: &Path) -> anyhow::Result<String> {
 }
 
 /// `IMAGE_VERSION` of os-release(5).
-fn image_version(os_release: &str) -> anyhow::Result<Version> {
+///
+/// # Errors
+/// There is none, or it is no version.
+pub fn image_version(os_release: &str) -> anyhow::Result<Version> {
     let value = os_release.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="));
     let value = value
         .context("os-release has no IMAGE_VERSION: this is no image of triaged")?

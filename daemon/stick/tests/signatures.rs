@@ -64,3 +64,15 @@ fn a_damaged_key_of_the_box_is_said_to_be_one() {
     assert!(error.contains("the box's image is damaged"), "{error}");
     assert!(public_key("").is_err());
 }
+
+/// The site's owner needs no program of ours: `minisign -S -s site.key -m triaged/site/site.toml`, by Debian's minisign 0.11.
+#[test]
+fn what_debians_minisign_signs_counts() {
+    let public = "untrusted comment: minisign public key DF1B2ADF5B100A31\n\
+        RWQxChBb3yob31sYIwOfkpfOidcKVhuiDFnn90254QwMzudZC6Cc5xNg\n";
+    let signature = "untrusted comment: signature from minisign secret key\n\
+        RUQxChBb3yob35FD32Bbk2VYxa0Ehv6w8Fexb/q3vMzIFACKevl3zQgS/pUxf03u6CWuycwJtEcbLsMwQHOWugcsaz79HRO+Bgc=\n\
+        trusted comment: a test\n\
+        QY8GuMGMOIRHlZpd0SkS6GKtDWHA4u5WBBVQolJboqR5UEOHEbYPnsB/+PCNxREHHOp4pQmpwxvxfLDiV/HiBg==\n";
+    verify(public, b"[site]\nname = \"s\"\nserial = 1\n", signature, "site.toml").unwrap();
+}

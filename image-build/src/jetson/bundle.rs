@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-use super::{Board, Keys, execute, keys, must_be_root, overlay, source, work};
+use super::{Board, Keys, execute, keys, must_be_root, source, work};
 
 /// Room in the slot's file system beyond its files: logs of a boot without its data partition, `/etc` of NVIDIA's first-boot scripts.
 const SPARE_MIB: u64 = 512;
@@ -34,6 +34,10 @@ pub fn of_rootfs(board: &Board, rootfs: &Path, keys: &Keys, out: &Path) -> anyho
         rootfs.display(),
         board.name
     );
+    // What the box will say that it runs, and the stick must say of it.
+    let os_release = std::fs::read_to_string(rootfs.join("usr/lib/os-release"))?;
+    let version =
+        version(&os_release).context("usr/lib/os-release has no IMAGE_VERSION: run prepare.sh there")?;
     let content = work().join("bundle");
     if content.exists() {
         std::fs::remove_dir_all(&content)?;
@@ -41,8 +45,17 @@ pub fn of_rootfs(board: &Board, rootfs: &Path, keys: &Keys, out: &Path) -> anyho
     std::fs::create_dir_all(&content)?;
     let image = content.join("rootfs.ext4");
     file_system(rootfs, &image)?;
-    make(&board.name, &l4t, &content, &keys.folder()?, out)?;
+    make(&board.name, version, &l4t, &content, &keys.folder()?, out)?;
+    println!("version {version}: cargo xtask image stick --set {}=DIR --set-version {version}", board.name);
     Ok(std::fs::remove_dir_all(&content)?)
+}
+
+/// `IMAGE_VERSION` of os-release(5), as prepare.sh writes it.
+fn version(os_release: &str) -> Option<&str> {
+    os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("IMAGE_VERSION="))
+        .filter(|version| !version.is_empty())
 }
 
 /// `# R36 (release), REVISION: 4.3, GCID: …` → `R36.4.3`.
@@ -68,12 +81,19 @@ fn file_system(rootfs: &Path, image: &Path) -> anyhow::Result<()> {
 }
 
 /// `content` holds `rootfs.ext4`; hook, release and manifest are laid beside it, and all is signed.
-pub fn make(board: &str, l4t: &str, content: &Path, keys: &Path, out: &Path) -> anyhow::Result<()> {
+pub fn make(
+    board: &str,
+    version: &str,
+    l4t: &str,
+    content: &Path,
+    keys: &Path,
+    out: &Path,
+) -> anyhow::Result<()> {
     ensure!(!out.exists(), "{} exists", out.display());
     let hook = source("bundle/hook");
     std::fs::copy(&hook, content.join("hook")).with_context(|| hook.display().to_string())?;
     std::fs::write(content.join("l4t-release"), format!("{l4t}\n"))?;
-    std::fs::write(content.join("manifest.raucm"), manifest(board))?;
+    std::fs::write(content.join("manifest.raucm"), manifest(board, version))?;
     let (certificate, key) = (keys.join(keys::RAUC_CERTIFICATE), keys.join(keys::RAUC_KEY));
     ensure!(key.is_file(), "{} has no {}: it signs", keys.display(), keys::RAUC_KEY);
     let options = ["--cert".as_ref(), certificate.as_os_str(), "--key".as_ref(), key.as_os_str()];
@@ -82,17 +102,23 @@ pub fn make(board: &str, l4t: &str, content: &Path, keys: &Path, out: &Path) -> 
     execute("rauc", "rauc and squashfs-tools", options.into_iter().chain(check).chain(files))
 }
 
-fn manifest(board: &str) -> String {
+fn manifest(board: &str, version: &str) -> String {
     format!(
-        "[update]\ncompatible=triaged-{board}\nversion={}\n\n[hooks]\nfilename=hook\nhooks=install-check\n\n\
-         [image.rootfs]\nfilename=rootfs.ext4\nhooks=post-install\n",
-        overlay::VERSION
+        "[update]\ncompatible=triaged-{board}\nversion={version}\n\n[hooks]\nfilename=hook\nhooks=install-check\n\n\
+         [image.rootfs]\nfilename=rootfs.ext4\nhooks=post-install\n"
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_has_the_version_that_its_box_will_say() {
+        assert_eq!(version("ID=ubuntu\nIMAGE_ID=triaged\nIMAGE_VERSION=1.2.0\n"), Some("1.2.0"));
+        assert_eq!(version("ID=ubuntu\n"), None);
+        assert!(manifest("jetson-orin", "1.2.0").contains("\nversion=1.2.0\n"));
+    }
 
     #[test]
     fn the_release_of_l4t_is_read_from_nvidias_line() {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-use super::{Keys, work};
+use super::Keys;
+use crate::image::place::Place;
 
 /// Public keys of minisign, which the stick is signed with.
 pub const MINISIGN: [&str; 2] = ["update.pub", "site.pub"];
@@ -19,7 +20,8 @@ pub const RAUC_KEY: &str = "rauc.key";
 impl Keys {
     /// The folder that was given, or one of throw-away keys.
     pub fn folder(&self) -> anyhow::Result<PathBuf> {
-        let Some(dir) = &self.keys else { return throw_away(&work().join("keys")) };
+        // Those of the x86-64 image: one stick is for every board.
+        let Some(dir) = &self.keys else { return throw_away(&Place::find().folder("keys")?) };
         for name in MINISIGN.into_iter().chain([RAUC_CERTIFICATE]) {
             ensure!(dir.join(name).is_file(), "{} has no {name}; see hw-docs/keys.md", dir.display());
         }
@@ -27,19 +29,19 @@ impl Keys {
     }
 }
 
-/// Keys that nobody keeps secret, in `dir`.
+/// Keys that nobody keeps secret, in `dir`; those that are there stay.
 pub fn throw_away(dir: &Path) -> anyhow::Result<PathBuf> {
-    if dir.join(RAUC_KEY).is_file() {
-        return Ok(dir.to_owned());
-    }
     eprintln!("throw-away keys in {}: nothing signed with them is for a hospital", dir.display());
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    for name in MINISIGN {
+    let has = |public: &str| dir.join(public).is_file() && dir.join(public).with_extension("key").is_file();
+    for name in MINISIGN.into_iter().filter(|name| !has(name)) {
         let pair = minisign::KeyPair::generate_unencrypted_keypair()?;
         std::fs::write(dir.join(name), pair.pk.to_box()?.to_string())?;
         std::fs::write(dir.join(name).with_extension("key"), pair.sk.to_box(None)?.to_string())?;
     }
-    certificate(dir)?;
+    if !has(RAUC_CERTIFICATE) {
+        certificate(dir)?;
+    }
     Ok(dir.to_owned())
 }
 

@@ -16,23 +16,28 @@ use anyhow::{Context, ensure};
 use super::{Board, Keys, copy_tree, execute, keys, source, toolchain, work};
 use crate::cubins::workspace;
 
-/// The version of everything: the workspace's.
+/// The version, unless another one is named: the workspace's.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Makes the archive. Returns its path.
-pub fn archive(board: &Board, daemon: &Path, keys: &Keys) -> anyhow::Result<PathBuf> {
+pub fn archive(
+    board: &Board,
+    version: &stick::Version,
+    daemon: &Path,
+    keys: &Keys,
+) -> anyhow::Result<PathBuf> {
     let dir = work().join(&board.name);
     let top = dir.join("triaged");
     if top.exists() {
         std::fs::remove_dir_all(&top).with_context(|| top.display().to_string())?;
     }
     rootfs(board, daemon, &keys.folder()?, &top.join("rootfs"))?;
-    std::fs::write(top.join("board.env"), environment(board))?;
+    std::fs::write(top.join("board.env"), environment(board, version))?;
     for script in ["prepare.sh", "layout.sh", "flash.sh"] {
         let from = source("l4t").join(script);
         std::fs::copy(&from, top.join(script)).with_context(|| from.display().to_string())?;
     }
-    let archive = work().join(format!("triaged-{}-{VERSION}.tar.gz", board.name));
+    let archive = work().join(format!("triaged-{}-{version}.tar.gz", board.name));
     let (archive_name, dir_name) = (archive.as_os_str(), dir.as_os_str());
     // Whoever unpacks it as root gets root's files; the same files give the same bytes.
     let form = [
@@ -104,13 +109,13 @@ const RAUC_OF_DEBIAN: [&str; 5] = [
 ];
 
 /// What the scripts are told.
-fn environment(board: &Board) -> String {
+fn environment(board: &Board, version: &stick::Version) -> String {
     let devkits: Vec<String> = board
         .devkits
         .iter()
         .map(|devkit| format!("{}={}", devkit.name, devkit.qspi.as_deref().unwrap_or_default()))
         .collect();
-    format!("L4T={}\nSOC={}\nVERSION={VERSION}\nDEVKITS=\"{}\"\n", board.l4t, board.soc, devkits.join(" "))
+    format!("L4T={}\nSOC={}\nVERSION={version}\nDEVKITS=\"{}\"\n", board.l4t, board.soc, devkits.join(" "))
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ esac
         let made =
             Command::new("mkfs.ext4").args(["-q", "-d"]).args([&tree, &image]).arg("16M").status().unwrap();
         assert!(made.success());
-        bundle::make(board, l4t, &content, keys, &staged.join("update.raucb")).unwrap();
+        bundle::make(board, "1.1.0", l4t, &content, keys, &staged.join("update.raucb")).unwrap();
         staged
     }
 

@@ -178,7 +178,7 @@ fn update(board: &Board, keys: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
         "e2fsprogs",
         ["-q".as_ref(), "-d".as_ref(), tree.as_os_str(), image.as_os_str(), "16M".as_ref()],
     )?;
-    bundle::make(&board.name, L4T, &content, keys, &bundle_file)?;
+    bundle::make(&board.name, test_stick::NEXT, L4T, &content, keys, &bundle_file)?;
     test_stick::image(board, &bundle_file, keys, dir)
 }
 
