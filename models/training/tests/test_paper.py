@@ -3,8 +3,10 @@
 import collections
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,7 +213,9 @@ def test_a_finished_run_is_a_folder_of_the_zoos_format(dataset, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", command)
     train.main()
     card = (tmp_path / "unet2d" / "card.toml").read_text()
-    assert "the paper's recipe" in card and 'task = "lesions"' in card
+    for different in ("Not the paper's recipe, but with steps 2 instead of 15000, batch 1 instead of 5, precision float32", 'task = "lesions"'):
+        assert different in card, card
+    assert re.search(r'^version = "seed-0-[0-9a-f]{8}"$', card, re.M), card
     assert 'how = "not validated; weights: weights.pt, of step 2"' in card and 'all = "Everything."' in card
     (logits,) = Interpreter(str(tmp_path / "unet2d" / "model.onnx"))(torch.zeros(1, 1, 9, 12))
     assert logits.shape == (1, 1, 9, 12)
@@ -230,6 +234,23 @@ def test_a_finished_run_is_a_folder_of_the_zoos_format(dataset, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["train", "unet2d-plus", *command[2:], "--resume"])
     with pytest.raises(SystemExit, match="method unet2d, not unet2d-plus"):
         train.main()
+
+
+@pytest.mark.parametrize(
+    "options, precision, words",
+    [
+        ([], "torch.float16", "the paper's recipe on data, seed 0"),
+        (["--steps", "15000"], "torch.float16", "the paper's recipe on data, seed 0"),
+        (["--rate", "0.1"], "torch.float16", "Not the paper's recipe, but with rate 0.1 instead of 0.0003; on data, seed 0"),
+        (["--init", "x/w.pt", "--lungs", "l.onnx"], "torch.float16", "Not the paper's recipe, but with first weights w.pt, lung net l.onnx; on data, seed 0"),
+        ([], "torch.bfloat16", "Not the paper's recipe, but with precision bfloat16 instead of mixed float16; on data, seed 0"),
+    ],
+)
+def test_a_card_says_the_papers_recipe_only_of_the_papers_recipe(options, precision, words):
+    from triage_models import train
+
+    args = train.arguments().parse_args(["unet2d", "--data", "data", "--out", "out", *options])
+    assert train.training_of(args, SimpleNamespace(precision=precision)) == words
 
 
 def test_a_run_does_not_go_on_with_other_series(tmp_path):

@@ -150,9 +150,11 @@ def test_the_demonstrations_nets_train_a_step(root, tmp_path, monkeypatch):
     run(train, monkeypatch, "lungs", "--out", tmp_path / "lungs", *common)
     assert 0 <= json.loads((tmp_path / "lungs" / "figures.json").read_text())["slices_volume_dice"] <= 1
     card = (tmp_path / "lungs" / "lungs" / "card.toml").read_text()
-    assert "the demonstration's recipe" in card and "on the held-out slices with sound masks; weights: weights.pt, of step 1" in card
+    assert "Not the demonstration's recipe, but with steps 1, batch 2; on" in card and "on the held-out slices with sound masks; weights: weights.pt, of step 1" in card
     assert (tmp_path / "lungs" / "lungs" / "model.onnx").exists()
     run(train, monkeypatch, "multitask-spatial-1", "--out", tmp_path / "multitask", *common)
+    # Its identification head is random: nothing that loads may be left.
+    assert not (tmp_path / "multitask" / "multitask-spatial-1").exists()
     run(train, monkeypatch, "unet2d", "--out", tmp_path / "unet2d", "--init", tmp_path / "lungs" / "weights.pt", *common)
     before = torch.load(tmp_path / "multitask" / "weights.pt")
     run(

@@ -2,11 +2,13 @@
 
 Owns the command line. DIR is either a data set in the paper's layout, as `triage_models.prepare` writes it, and then the method is trained by
 the paper's recipe (`paper`); or the demonstration's files (`data`), and then by that of the shipped weights (`demo_lungs`,
-`demo_lesions`). A run that was interrupted goes on with `--resume`. A finished one leaves OUT/METHOD, a folder of the zoo's format. `--quick` trains a small part for a minute on a
-processor, on made-up volumes unless `--data` is given, and fails if the loss does not fall.
+`demo_lesions`). A run that was interrupted goes on with `--resume`. A finished one leaves OUT/METHOD, a folder of the zoo's format; but the
+demonstration of a multitask net trains no identification head (that is `train_identification`'s), and leaves weights alone. `--quick` trains a
+small part for a minute on a processor, on made-up volumes unless `--data` is given, and fails if the loss does not fall.
 """
 
 import argparse
+import hashlib
 import os
 import sys
 
@@ -65,23 +67,59 @@ def quality_of(run, figures, file):
     return {"how": f"not validated; {weights}"}, "Everything."
 
 
+def differences(args, run):
+    """What was trained otherwise than the recipe says, in words."""
+    planned = {} if is_demonstration(args.data) else vars(paper.PLANS[args.method])
+    found = []
+    for key, given in (("steps", args.steps), ("batch", args.batch), ("rate", args.rate)):
+        if given is not None and given != planned.get(key):
+            found.append(f"{key} {given}" + (f" instead of {planned[key]}" if planned else ""))
+    found += [f"{what} {os.path.basename(path)}" for what, path in (("first weights", args.init), ("lung net", args.lungs)) if path]
+    # The paper's is mixed, with float16.
+    if planned and str(run.precision) != "torch.float16":
+        found.append(f"precision {str(run.precision).partition('.')[2]} instead of mixed float16")
+    return found
+
+
+def training_of(args, run):
+    """The card's words on the training."""
+    whose = "the demonstration's recipe" if is_demonstration(args.data) else "the paper's recipe"
+    on = f"{os.path.basename(os.path.abspath(args.data))}, seed {args.seed}"
+    found = differences(args, run)
+    return f"Not {whose}, but with {', '.join(found)}; on {on}" if found else f"{whose} on {on}"
+
+
+def digest(weights):
+    """Of a state dictionary: a few digits that tell it from another of the same seed."""
+    hasher = hashlib.sha256()
+    for key in sorted(weights):
+        hasher.update(key.encode() + weights[key].contiguous().numpy().tobytes())
+    return hasher.hexdigest()[:8]
+
+
 def write_folder(args, run):
     """OUT/METHOD as a zoo folder, of the best weights: what `triaged evaluate --weights OUT` takes."""
     weights, figures, file = run.result()
     net = paper.net_of(args.method)
     net.load_state_dict(weights)
     quality, not_measured = quality_of(run, figures, file)
-    demonstration = is_demonstration(args.data)
     card = {
-        "version": f"seed-{args.seed}",
+        "version": f"seed-{args.seed}-{digest(weights)}",
         "licence": "not stated: that of the training data binds",
-        "data": {
-            "training": f"{'the demonstration' if demonstration else 'the paper'}'s recipe on {os.path.basename(os.path.abspath(args.data))}, seed {args.seed}"
-        },
+        "data": {"training": training_of(args, run)},
         "quality": quality,
         "not_measured": {"all": not_measured},
     }
     export.write(os.path.join(args.out, args.method), args.method, net.eval(), card)
+
+
+def finish(args, run):
+    """A zoo folder, where every part of the net was trained: one with a random identification head would answer with chance."""
+    if is_demonstration(args.data) and args.method in paper.MULTITASK:
+        weights = os.path.join(args.out, "weights.pt")
+        print(f"{weights} has no trained identification head: python -m triage_models.train_identification {args.method} --backbone {weights}")
+    else:
+        write_folder(args, run)
 
 
 def start_from(net, path):
@@ -98,7 +136,7 @@ def settings_of(args):
     return {"method": args.method, "quick": args.quick, **{name: path and os.path.realpath(path) for name, path in files.items()}}
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("method", choices=paper.METHODS, metavar="METHOD", help=", ".join(paper.METHODS))
     parser.add_argument("--data", help="prepared data set, or the demonstration's files")
@@ -117,7 +155,11 @@ def main():
     parser.add_argument("--lungs", help="model.onnx of a lung net, for series without lung masks; default: that of models/zoo")
     parser.add_argument("--phantoms", help="demonstration: phantoms packed by triage_models.phantoms")
     parser.add_argument("--without-lungs", help="demonstration of lungs: FOLDER:FIRST-LAST,..., slices that show no lung")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = arguments().parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     mixed = args.mixed or (args.device.startswith("cuda") and not args.float32)
@@ -131,7 +173,7 @@ def main():
         if args.quick:
             check_fall(losses)
         else:
-            write_folder(args, run)
+            finish(args, run)
     except loop.TrainingError as error:
         sys.exit(f"train: {error}")
 
