@@ -5,20 +5,24 @@
 //!
 //! ```text
 //! dataset ─▶ volume ─▶ run (the networks) ─▶ score ─▶ table, figures, leaderboard
-//!                       predictions of others ─▶ score ┘
+//!                           others' predictions ─▶ score ┘
 //! ```
 
 pub mod dataset;
 mod drawing;
 pub mod figures;
 pub mod leaderboard;
+pub mod lungs;
 pub mod metrics;
+pub mod others;
 pub mod run;
 pub mod score;
 pub mod table;
 mod volume;
 
 use anyhow::Context;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 pub use drawing::Drawing;
@@ -33,6 +37,9 @@ pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         std::io::Write::write_all(&mut file, bytes)?;
+        // Others may read tables; and a name must not outlive a power cut without its bytes.
+        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };

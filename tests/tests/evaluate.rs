@@ -63,28 +63,34 @@ fn kept(out: &Path) -> Vec<(PathBuf, SystemTime)> {
     found
 }
 
+/// Those without a problem.
+fn answers(out: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let answer = |kept: &(PathBuf, SystemTime)| {
+        let result: Value = serde_json::from_str(&fs::read_to_string(&kept.0).unwrap()).unwrap();
+        result["problem"].is_null()
+    };
+    kept(out).into_iter().filter(answer).collect()
+}
+
 #[test]
 fn a_data_set_is_evaluated_resumed_and_the_same_in_every_layout() {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| scratch.path().join(name);
     phantoms(&at("dicom"));
 
-    // Killed when the first result is there.
+    // Killed when the first answer is there; the first result is that of `empty`, which is done again each time.
     let out = at("out-dicom");
     let mut child = evaluate(&at("dicom"), &out).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let start = Instant::now();
-    while kept(&out).is_empty() {
+    while answers(&out).is_empty() {
         assert!(start.elapsed() < Duration::from_secs(120) && child.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(20));
     }
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!out.join("table2.json").exists(), "killed half way");
-    let whole = |kept: &(PathBuf, SystemTime)| {
-        let result: Value = serde_json::from_str(&fs::read_to_string(&kept.0).unwrap()).unwrap();
-        result["problem"].is_null()
-    };
-    let before: Vec<_> = kept(&out).into_iter().filter(whole).collect();
+    let before = answers(&out);
+    assert!(!before.is_empty() && before.len() < 2 * STUDIES.len(), "killed half way: {before:?}");
 
     let done = evaluate(&at("dicom"), &out).output().unwrap();
     let (said, complained) = (
@@ -112,19 +118,21 @@ fn a_data_set_is_evaluated_resumed_and_the_same_in_every_layout() {
     assert!(none["mean"].is_null() && none["reason"].as_str().unwrap().contains("0 negative studies"));
     assert_eq!(found["methods"][0]["studies"], 5);
     assert!(said.contains("The paper's own figures") && said.contains("Not for diagnostic use"), "{said}");
-    for file in
-        ["table2.md", "table2.csv", "studies.csv", "leaderboard.json", "leaderboard.md", "roc.svg", "roc.png"]
-    {
+    for file in ["table2.md", "table2.csv", "studies.csv", "roc.svg", "roc.png"] {
         assert!(fs::metadata(out.join(file)).unwrap().len() > 100, "{file}");
     }
+    assert_eq!(found["methods"][1]["weights"][0]["model"].as_str().unwrap().len(), 64);
     for figure in ["figure5", "figure6"] {
         for ending in ["png", "svg"] {
             assert!(out.join(format!("{figure}-multitask-spatial-1.{ending}")).is_file());
         }
     }
     // Once more: nothing is left to do.
+    let before = answers(&out);
     let again = evaluate(&at("dicom"), &out).output().unwrap();
     assert!(again.status.success());
+    assert_eq!(before.len(), 2 * STUDIES.len());
+    assert_eq!(answers(&out), before, "results are written again");
     assert_eq!(table(&out)["methods"][1]["cells"], found["methods"][1]["cells"]);
 
     others_are_ranked(&scratch.path().join("others"), &at("dicom"), &out);
@@ -133,7 +141,7 @@ fn a_data_set_is_evaluated_resumed_and_the_same_in_every_layout() {
     }
 }
 
-/// Somebody's perfect probabilities come first; they have no masks, which is no fault.
+/// Somebody's perfect probabilities come before those that are not; they have no masks, which is no fault.
 fn others_are_ranked(others: &Path, dataset: &Path, out: &Path) {
     for (name, group, _, _) in STUDIES {
         fs::create_dir_all(others.join(name)).unwrap();
@@ -142,19 +150,33 @@ fn others_are_ranked(others: &Path, dataset: &Path, out: &Path) {
     }
     fs::create_dir_all(others.join("empty")).unwrap();
     fs::write(others.join("empty/covid_proba.json"), "0.2").unwrap();
-    let argument = format!("perfect={}", others.display());
-    run_ok(evaluate(dataset, out).args(["--predictions", &argument]));
-    let board: Value =
-        serde_json::from_str(&fs::read_to_string(out.join("leaderboard.json")).unwrap()).unwrap();
-    let first = &board["entries"][0];
-    assert_eq!((&first["name"], &first["metrics"]["auc_all"]), (&json!("perfect"), &json!(1.0)), "{board}");
-    assert!(first["metrics"]["dice"].is_null() && board["entries"].as_array().unwrap().len() == 3);
-    assert_eq!(first["answered"]["auc_all"], json!(STUDIES.len() + 1));
-    // A board of other studies is not mixed with these.
+    // Other studies have a board of their own.
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("labels.csv"), "id,group\nx,covid\n").unwrap();
-    let refused = evaluate(other.path(), out).output().unwrap();
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("of another data set"), "{refused:?}");
+    run_ok(&mut evaluate(other.path(), out));
+    let argument = format!("perfect={}", others.display());
+    run_ok(evaluate(dataset, out).args(["--predictions", &argument]));
+    let boards: Vec<Value> = boards(out)
+        .iter()
+        .map(|path| serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap())
+        .collect();
+    let board = boards.iter().find(|board| board["dataset"] == "dicom").unwrap();
+    assert_eq!((boards.len(), &board["unread"]), (2, &json!(["empty"])));
+    // Ours is as good in its answers, and has severities besides; that it can't read `empty` costs it no rank.
+    let names: Vec<&Value> =
+        board["entries"].as_array().unwrap().iter().map(|entry| &entry["name"]).collect();
+    assert_eq!(names, ["multitask-spatial-1", "perfect", "threshold"], "{board}");
+    let perfect = &board["entries"][1];
+    assert!(perfect["metrics"]["auc_all"] == json!(1.0) && perfect["metrics"]["dice"].is_null(), "{board}");
+    assert_eq!(perfect["answered"]["auc_all"], json!(STUDIES.len() + 1));
+    let refused = evaluate(dataset, out).args(["--predictions", "perfect=/nowhere"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("/nowhere is no folder"), "{refused:?}");
+}
+
+fn boards(out: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(out).unwrap().flatten().map(|entry| entry.path());
+    let is_board = |path: &PathBuf| path.to_string_lossy().contains("/leaderboard-");
+    files.filter(|path| is_board(path) && path.extension().is_some_and(|ending| ending == "json")).collect()
 }
 
 /// The paper's arrays and NIfTI, whose axes run the other way, hold the same voxels.
@@ -183,9 +205,9 @@ fn layouts(scratch: &Path, out: &Path) {
     };
     let expected = results(out);
     assert_eq!(expected.len(), 2 * STUDIES.len());
-    for (dataset, name) in [(paper, "out-paper"), (nifti, "out-nifti")] {
+    for (dataset, name) in [(&paper, "out-paper"), (&nifti, "out-nifti")] {
         let out = scratch.join(name);
-        run_ok(evaluate(&dataset, &out).args(["--subset", "all"]));
+        run_ok(evaluate(dataset, &out).args(["--subset", "all"]));
         for (ours, theirs) in results(&out).iter().zip(&expected) {
             assert_eq!(ours[..4], theirs[..4], "{name}");
             for (a, b) in ours[4..].iter().zip(&theirs[4..]) {
@@ -197,4 +219,47 @@ fn layouts(scratch: &Path, out: &Path) {
             }
         }
     }
+    without_lungs(&paper, scratch);
+}
+
+/// As the paper's own test set is: severities are in the lungs that the lung net finds. And two sets of weights, both the zoo's.
+fn without_lungs(paper: &Path, scratch: &Path) {
+    fs::remove_dir_all(paper.join("lungs_masks")).unwrap();
+    let (masks, out) = (scratch.join("masks"), scratch.join("out-without"));
+    for (name, ..) in STUDIES {
+        fs::create_dir_all(masks.join(name)).unwrap();
+        let first = paper.join("covid_masks").join(name).join("first/covid_mask.npy");
+        fs::copy(first, masks.join(name).join("lesions_mask.npy")).unwrap();
+    }
+    let predictions = format!("readers={}", masks.display());
+    let alone = || {
+        let mut command = triaged(&["evaluate", "--subset", "all", "--predictions", &predictions, "--out"]);
+        run_ok(command.arg(&out).arg(paper));
+    };
+    alone();
+    let found = table(&out);
+    assert_eq!(found["methods"].as_array().unwrap().len(), 1, "predictions alone run no method");
+    for column in ["spearman_rho", "auc_normal", "dice"] {
+        assert_eq!(cell(&found, "readers", column)["mean"], json!(1.0), "{column}");
+    }
+    let lungs = || fs::metadata(out.join("results/lungs/p1/lungs.gz")).unwrap().modified().unwrap();
+    let before = lungs();
+    alone();
+    assert_eq!(lungs(), before, "lungs are found once");
+
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/zoo/multitask-spatial-1");
+    let sets = ["a", "b"].map(|name| scratch.join(name));
+    for set in &sets {
+        fs::create_dir_all(set.join("multitask-spatial-1")).unwrap();
+        for file in fs::read_dir(&zoo).unwrap().flatten() {
+            fs::copy(file.path(), set.join("multitask-spatial-1").join(file.file_name())).unwrap();
+        }
+    }
+    let mut command = triaged(&["evaluate", "--subset", "all", "--method", "multitask-spatial-1", "--out"]);
+    run_ok(command.arg(&out).arg(paper).arg("--weights").args(&sets));
+    let found = table(&out);
+    let (rho, weights) =
+        (cell(&found, "multitask-spatial-1", "spearman_rho"), &found["methods"][0]["weights"]);
+    assert!(rho["mean"].as_f64().unwrap() > 0.3 && rho["std"] == json!(0.0), "{rho}");
+    assert_eq!((&weights[0]["set"], &weights[1]["set"]), (&json!("a"), &json!("b")));
 }

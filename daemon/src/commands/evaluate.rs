@@ -3,13 +3,16 @@
 //! Owns the command's arguments, progress and files; [`crate::evaluation`] does the work. It writes nothing but below `--out`.
 
 use crate::appliance;
-use crate::evaluation::dataset::{Dataset, Study};
+use crate::evaluation::dataset::Dataset;
 use crate::evaluation::figures::{self, Named};
 use crate::evaluation::leaderboard::Board;
+use crate::evaluation::lungs::Lungs;
+use crate::evaluation::others::Others;
 use crate::evaluation::run::{self, Run, Speed};
-use crate::evaluation::score::{self, By, Scored};
-use crate::evaluation::table::{self, Bootstrap, Line};
+use crate::evaluation::score::{By, Scored};
+use crate::evaluation::table::{self, Bootstrap, Line, Weights};
 use crate::evaluation::{Drawing, write};
+use crate::version;
 use anyhow::{Context, bail};
 use engine::{Analyzer, CardError, Choice, Method, Setup, Zoo};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,15 +28,16 @@ pub struct Args {
     /// A subset of the paper's layout (subsets/NAME/ids.json), or all.
     #[arg(long, value_name = "NAME")]
     subset: Option<String>,
-    /// A method; may be given several times. By default every method that has weights.
+    /// A method; may be given several times. By default every method that has weights, or, where predictions are given and no weights, none.
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<Method>,
     /// A folder with METHOD/card.toml inside: a set of weights. May be given several times; the table then has means and deviations.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     weights: Vec<PathBuf>,
-    /// Predictions of somebody else's model: `DIR/ID/covid_proba.json` and `lesions_mask.npy`.
-    #[arg(long, value_name = "NAME=DIR", value_parser = named_dir)]
-    predictions: Vec<(String, PathBuf)>,
+    /// Predictions of somebody else's model: `DIR/ID/covid_proba.json`, a number, or `DIR/ID/lesions_mask.npy`, an array of 0 and 1 with rows
+    /// (front to back), columns (patient's right to left) and slices (head to feet), or both.
+    #[arg(long, value_name = "NAME=DIR", value_parser = others)]
+    predictions: Vec<Others>,
     /// Where tables, figures, the leaderboard and finished results go.
     #[arg(long, value_name = "DIR", default_value = "evaluation")]
     out: PathBuf,
@@ -54,9 +58,11 @@ pub struct Args {
     seed: u64,
 }
 
-fn named_dir(text: &str) -> Result<(String, PathBuf), String> {
+fn others(text: &str) -> Result<Others, String> {
     match text.split_once('=') {
-        Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.to_owned(), dir.into())),
+        Some((name, dir)) if !name.is_empty() && !dir.is_empty() => {
+            Ok(Others { name: name.to_owned(), dir: dir.into() })
+        }
         _ => Err(format!("{text:?} is no NAME=DIR")),
     }
 }
@@ -64,32 +70,26 @@ fn named_dir(text: &str) -> Result<(String, PathBuf), String> {
 /// Evaluates. Success means that the tables are written; what is wrong with a study is a row of them.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dataset = Dataset::open(&args.dataset, args.subset.as_deref())?;
-    let mut board = Board::open(&args.out.join("leaderboard.json"), &dataset)?;
+    Others::check(&args.predictions, &dataset)?;
+    let mut board = Board::open(&args.out, &dataset)?;
     let threads = appliance::threads(args.threads);
     let runs = load(args, threads)?;
-    let (results, speed) = evaluate(&dataset, &runs, &args.out, threads)?;
-    let predicted: Vec<(String, Vec<Scored>)> = args
-        .predictions
-        .iter()
-        .map(|(name, dir)| (name.clone(), predictions(&dataset, dir, threads)))
-        .collect();
+    let (results, predicted, speed) = evaluate(args, &dataset, &runs, threads)?;
 
     let bootstrap = Bootstrap { rounds: args.bootstrap, seed: args.seed };
     let mut lines: Vec<Line> = Vec::new();
+    board.learn_unread(&dataset, &results);
     for method in Method::ALL {
-        let sets: Vec<&[Scored]> = runs
-            .iter()
-            .zip(&results)
-            .filter(|(run, _)| run.method == method)
-            .map(|(_, r)| r.as_slice())
-            .collect();
+        let of_method = runs.iter().zip(&results).filter(|(run, _)| run.method == method);
+        let (weights, sets): (Vec<Weights>, Vec<&[Scored]>) =
+            of_method.map(|(run, results)| (run.weights(), results.as_slice())).unzip();
         if !sets.is_empty() {
-            lines.push(table::line(method.name(), &dataset, &sets, bootstrap));
+            lines.push(table::line(method.name(), &dataset, weights, &sets, bootstrap));
             board.add(&lines[lines.len() - 1], "triaged");
         }
     }
     for (name, scored) in &predicted {
-        lines.push(table::line(name, &dataset, &[scored], bootstrap));
+        lines.push(table::line(name, &dataset, Vec::new(), &[scored], bootstrap));
         board.add(&lines[lines.len() - 1], "predictions");
     }
     let out = |name: &str| args.out.join(name);
@@ -98,28 +98,32 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     write(&out("table2.csv"), &table::csv(&lines)?)?;
     let json = serde_json::json!({
         "dataset": dataset.name, "studies": dataset.studies.len(), "bootstrap": args.bootstrap, "seed": args.seed,
-        "columns": table::COLUMNS.map(|(_, key, _)| key), "methods": lines, "not_for_diagnostic_use": true,
+        "columns": table::COLUMNS.map(|(_, key, _)| key), "methods": lines,
+        "version": version::VERSION, "commit": version::COMMIT, "not_for_diagnostic_use": true,
     });
     write(&out("table2.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
     let named = runs.iter().zip(&results).map(|(run, results)| (run.name(), results.as_slice()));
     let others = predicted.iter().map(|(name, scored)| (name.clone(), scored.as_slice()));
     write(&out("studies.csv"), &table::studies_csv(&dataset, named.chain(others))?)?;
-    write(&out("leaderboard.json"), serde_json::to_string_pretty(&board)?.as_bytes())?;
-    write(&out("leaderboard.md"), board.markdown().as_bytes())?;
+    board.save(&args.out)?;
     draw(args, &dataset, &runs, &results, &predicted)?;
     println!("{text}");
     let named = runs.iter().zip(&results).map(|(run, results)| (run.name(), results.as_slice()));
     let others = predicted.iter().map(|(name, scored)| (name.clone(), scored.as_slice()));
     complain(&dataset, named.chain(others));
-    say(runs.len(), speed, &args.out);
+    say(speed, &board.path(&args.out, "md"));
     Ok(ExitCode::SUCCESS)
 }
 
 /// The methods that were asked for, or all that have weights, each with each set of weights.
 fn load(args: &Args, threads: usize) -> anyhow::Result<Vec<Run>> {
-    let zoo = args.zoo.clone().unwrap_or_else(engine::default_zoo_dir);
+    let zoo = zoo_dir(args);
     let setup = Setup::new(args.engine, threads);
-    let wanted = if args.methods.is_empty() { &Method::ALL[..] } else { &args.methods };
+    let wanted = match args.methods.as_slice() {
+        [] if !args.predictions.is_empty() && args.weights.is_empty() => &[],
+        [] => &Method::ALL[..],
+        some => some,
+    };
     let mut runs = Vec::new();
     for &method in wanted {
         // A threshold has no weights; the lungs come from the zoo.
@@ -164,13 +168,11 @@ fn is_absent(error: &CardError) -> bool {
     }
 }
 
-fn evaluate(
-    dataset: &Dataset,
-    runs: &[Run],
-    out: &Path,
-    threads: usize,
-) -> anyhow::Result<(run::Results, Speed)> {
-    let bar = ProgressBar::new((dataset.studies.len() * runs.len()) as u64);
+/// Results of the methods, and of each of the predictions under its name.
+type Evaluated = (run::Results, Vec<(String, Vec<Scored>)>, Speed);
+
+fn evaluate(args: &Args, dataset: &Dataset, runs: &[Run], threads: usize) -> anyhow::Result<Evaluated> {
+    let bar = ProgressBar::new((dataset.studies.len() * (runs.len() + args.predictions.len())) as u64);
     if let Ok(style) =
         ProgressStyle::with_template("{pos}/{len} [{bar:30}] {elapsed_precise}, {eta} left  {msg}")
     {
@@ -180,19 +182,35 @@ fn evaluate(
         bar.set_message(id.to_owned());
         bar.inc(1);
     };
-    let done = run::evaluate(dataset, runs, &out.join("results"), threads, &progress);
+    let folder = args.out.join("results");
+    let (results, speed) = run::evaluate(dataset, runs, &folder, threads, &progress)?;
+    let lungs = Lungs::new(&folder, lung_net(args, dataset, runs, threads)?, threads);
+    let score = |others: &Others| (others.name.clone(), others.evaluate(dataset, &lungs, threads, &progress));
+    let predicted = args.predictions.iter().map(score).collect();
     bar.finish_and_clear();
-    done
+    Ok((results, predicted, speed))
 }
 
-fn predictions(dataset: &Dataset, dir: &Path, threads: usize) -> Vec<Scored> {
-    let score = |study: &Study| match &study.group {
-        Ok(_) => {
-            score::prediction(dir, study, threads).unwrap_or_else(|why| Scored::broken(format!("{why:#}")))
-        }
-        Err(why) => Scored::broken(why),
-    };
-    dataset.studies.iter().map(score).collect()
+/// What finds the lungs for other people's masks, where the data set doesn't have them all.
+fn lung_net(
+    args: &Args,
+    dataset: &Dataset,
+    runs: &[Run],
+    threads: usize,
+) -> anyhow::Result<Option<Arc<Analyzer>>> {
+    if args.predictions.is_empty() || dataset.without_lungs() == 0 {
+        return Ok(None);
+    }
+    if let Some(run) = runs.first() {
+        return Ok(Some(Arc::clone(&run.analyzer)));
+    }
+    // The method that needs nothing but the lung net.
+    let zoo = Zoo::with_method(&zoo_dir(args), Method::Threshold, None)?;
+    Ok(Some(Arc::new(Analyzer::new(zoo, &Setup::new(args.engine, threads))?)))
+}
+
+fn zoo_dir(args: &Args) -> PathBuf {
+    args.zoo.clone().unwrap_or_else(engine::default_zoo_dir)
 }
 
 fn draw(
@@ -245,15 +263,15 @@ fn complain<'a>(dataset: &Dataset, runs: impl Iterator<Item = (String, &'a [Scor
 }
 
 /// How fast it was, where the files are: on stderr.
-fn say(runs: usize, speed: Speed, out: &Path) {
-    if speed.studies > 0 {
+fn say(speed: Speed, board: &Path) {
+    if speed.answers > 0 {
         eprintln!(
-            "{} studies by {} methods in {:.0} s: {:.0} studies an hour",
+            "{} answers about {} studies in {:.0} s: {:.0} studies an hour",
+            speed.answers,
             speed.studies,
-            runs,
             speed.seconds,
             speed.studies as f64 * 3600.0 / speed.seconds.max(1e-3)
         );
     }
-    eprintln!("tables, figures and the leaderboard are in {}", out.display());
+    eprintln!("tables and figures are beside the leaderboard, {}", board.display());
 }

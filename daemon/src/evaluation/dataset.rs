@@ -20,8 +20,12 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+/// What is read of an image file to tell it from another: a page, of some hundred thousand DICOM files.
+const IMAGE_SAMPLE_BYTES: u64 = 4096;
 /// The name of the subset that holds every study.
 pub const ALL: &str = "all";
 
@@ -166,29 +170,64 @@ impl Dataset {
         Ok(Self { name, studies })
     }
 
-    /// A hash of the studies' names and groups: results of another data set don't belong beside this one's.
-    pub fn fingerprint(&self) -> String {
+    /// How many studies have no lung mask.
+    pub fn without_lungs(&self) -> usize {
+        let without = |study: &&Study| study.truth.lungs.is_none() && study.truth.labels.is_none();
+        self.studies.iter().filter(without).count()
+    }
+
+    /// A hash of the studies' names, groups, images and masks, wherever they lie: figures over others can't be ranked with these. Of masks
+    /// every byte counts, of images their size and a sample: a data set's are a hundred times as large, and rarely corrected.
+    ///
+    /// # Errors
+    /// A file that is there and can't be read.
+    pub fn fingerprint(&self) -> anyhow::Result<String> {
         let mut hasher = Sha256::new();
         for study in &self.studies {
             let group = study.group.as_ref().map_or("?", |group| group.name());
             hasher.update(format!("{}\0{group}\n", study.id));
+            for (role, path) in study.files() {
+                hasher.update(format!("{role:?}\n"));
+                // A file that isn't there is another data set than one where it is.
+                for file in files::under(std::slice::from_ref(path)).unwrap_or_default() {
+                    let most = if role == Role::Image { IMAGE_SAMPLE_BYTES } else { u64::MAX };
+                    hasher.update(digest(&file, most).with_context(|| file.display().to_string())?);
+                }
+            }
         }
-        hex(&hasher.finalize()[..8])
+        Ok(hex(&hasher.finalize()[..8]))
     }
 }
 
+/// What a file of a study is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Image,
+    Spacing,
+    Lungs,
+    Lesions,
+    Labels,
+}
+
 impl Study {
+    /// Its files, each with what it is for.
+    fn files(&self) -> Vec<(Role, &PathBuf)> {
+        let mut files = match &self.image {
+            Image::Npy { image, spacing } => vec![(Role::Image, image), (Role::Spacing, spacing)],
+            Image::Nifti(path) | Image::Dicom(path) => vec![(Role::Image, path)],
+        };
+        files.extend(self.truth.lungs.iter().map(|path| (Role::Lungs, path)));
+        files.extend(self.truth.lesions.values().map(|path| (Role::Lesions, path)));
+        files.extend(self.truth.labels.iter().map(|path| (Role::Labels, path)));
+        files
+    }
+
     /// A hash of the files' places, sizes and times: whether a result is of this study as it is now.
     pub fn fingerprint(&self) -> String {
-        let image: Vec<&PathBuf> = match &self.image {
-            Image::Npy { image, spacing } => vec![image, spacing],
-            Image::Nifti(path) | Image::Dicom(path) => vec![path],
-        };
-        let truth = &self.truth;
-        let masks = truth.lungs.iter().chain(truth.lesions.values()).chain(&truth.labels);
         let mut hasher = Sha256::new();
-        for path in image.into_iter().chain(masks) {
-            hasher.update(format!("{:?}\n", path.file_name()));
+        for (role, path) in self.files() {
+            // The same mask as lungs and as lesions is not the same study.
+            hasher.update(format!("{role:?} {:?}\n", path.file_name()));
             // Folders at any depth: DICOM of a study often lies in one a series. What can't be read fails when it is opened.
             for file in files::under(std::slice::from_ref(path)).unwrap_or_default() {
                 let of = |m: std::fs::Metadata| (m.len(), m.modified().ok());
@@ -231,7 +270,7 @@ fn retain(studies: &mut Vec<Study>, root: &Path, subset: &str) -> anyhow::Result
     let path = root.join("subsets").join(subset).join("ids.json");
     let ids: BTreeSet<String> = json(&path)?;
     if let Some(absent) = ids.iter().find(|id| studies.iter().all(|study| study.id != **id)) {
-        bail!("{}: study {absent:?} has no folder in images", path.display());
+        bail!("{}: study {absent:?} has neither a folder in images nor a label", path.display());
     }
     studies.retain(|study| ids.contains(&study.id));
     Ok(())
@@ -240,6 +279,19 @@ fn retain(studies: &mut Vec<Study>, root: &Path, subset: &str) -> anyhow::Result
 /// CT-0 to CT-4 as a number.
 fn category(text: &str) -> Option<u8> {
     text.strip_prefix("CT-").unwrap_or(text).parse::<u8>().ok().filter(|digit| *digit <= 4)
+}
+
+/// Digest of a file's size and of its bytes, or of `most` of them from its middle on.
+fn digest(path: &Path, most: u64) -> std::io::Result<[u8; 32]> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > most {
+        file.seek(SeekFrom::Start((length - most) / 2))?;
+    }
+    let mut hasher = Sha256::new();
+    hasher.update(length.to_le_bytes());
+    std::io::copy(&mut file.take(most), &mut hasher)?;
+    Ok(hasher.finalize().into())
 }
 
 /// Bytes in hexadecimal.
@@ -261,6 +313,7 @@ fn by_paper(root: &Path) -> anyhow::Result<Vec<Study>> {
     let mut groups = BTreeMap::new();
     for group in Group::ALL {
         for id in subset(group.name())? {
+            check_id(&id).with_context(|| format!("{}, subset {}", root.display(), group.name()))?;
             if groups.insert(id.clone(), group).is_some_and(|other| other != group) {
                 bail!("{}: study {id:?} is in two subsets", root.display());
             }
@@ -272,13 +325,17 @@ fn by_paper(root: &Path) -> anyhow::Result<Vec<Study>> {
             categories.insert(id, category);
         });
     }
-    names(&root.join("images"))?
-        .into_iter()
+    // A labelled study whose image is missing stays: as a row that says so.
+    let mut ids: BTreeSet<String> = names(&root.join("images"))?.into_iter().collect();
+    ids.extend(groups.keys().cloned());
+    let labels = root.join("covid_labels");
+    ids.extend(if labels.is_dir() { names(&labels)? } else { Vec::new() });
+    ids.into_iter()
         .map(|id| {
             let images = root.join("images").join(&id);
             let group = match groups.get(&id) {
                 Some(group) => Ok(*group),
-                None => label(&root.join("covid_labels").join(&id).join("covid_label.json")),
+                None => label(&labels.join(&id).join("covid_label.json")),
             };
             let lungs = root.join("lungs_masks").join(&id).join("lungs_mask.npy");
             let masks = root.join("covid_masks").join(&id);

@@ -1,12 +1,13 @@
 //! The leaderboard of a data set: our methods and other people's models, ranked. A file that stays and grows.
 
 use super::dataset::{Dataset, json};
-use super::table::{COLUMNS, Line};
-use anyhow::bail;
+use super::score::Scored;
+use super::table::{COLUMNS, Line, Weights, severities};
+use crate::version;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A run on the board.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,14 +16,19 @@ pub struct Entry {
     pub name: String,
     /// `triaged`, or `predictions`.
     pub source: String,
+    /// The sets of weights that it is over; none of predictions.
+    pub weights: Vec<Weights>,
+    /// The commit that this program was built from.
+    pub commit: String,
     /// Studies with an answer.
     pub studies: usize,
     /// Studies of the data set.
     pub of: usize,
+    /// Labelled studies that it does not identify.
+    pub unanswered: BTreeSet<String>,
     /// By the columns' keys; null where there is none.
     pub metrics: BTreeMap<String, Option<f64>>,
     /// Studies that each of them is over.
-    #[serde(default)]
     pub answered: BTreeMap<String, usize>,
 }
 
@@ -31,60 +37,84 @@ pub struct Entry {
 pub struct Board {
     /// The data set's name.
     pub dataset: String,
-    /// Of its studies and groups.
+    /// Of its studies, groups, images and masks; the file's name has it.
     pub fingerprint: String,
+    /// Studies without a lung mask in the data set.
+    pub without_lungs: usize,
+    /// Studies whose image this program can't read: nobody is ranked by them.
+    pub unread: BTreeSet<String>,
     /// Best first.
     pub entries: Vec<Entry>,
 }
 
 impl Board {
-    /// The board at `path`, or an empty one.
+    /// The data set's board in `folder`, or an empty one. Each state of a data set has its own: its ranks compare what can be compared.
     ///
     /// # Errors
-    /// A board of another data set: its ranks would compare what can't be compared.
-    pub fn open(path: &Path, dataset: &Dataset) -> anyhow::Result<Self> {
-        let fingerprint = dataset.fingerprint();
-        if !path.exists() {
-            return Ok(Self { dataset: dataset.name.clone(), fingerprint, entries: Vec::new() });
-        }
-        let board: Self = json(path)?;
-        if board.fingerprint != fingerprint {
-            bail!(
-                "{} is of another data set ({}, with other studies or labels): name another --out",
-                path.display(),
-                board.dataset
-            );
-        }
-        Ok(board)
+    /// A board, or a file of the data set, that can't be read.
+    pub fn open(folder: &Path, dataset: &Dataset) -> anyhow::Result<Self> {
+        let fingerprint = dataset.fingerprint()?;
+        let empty = Self {
+            dataset: dataset.name.clone(),
+            fingerprint,
+            without_lungs: dataset.without_lungs(),
+            unread: BTreeSet::new(),
+            entries: Vec::new(),
+        };
+        let path = empty.path(folder, "json");
+        if path.exists() { json(&path) } else { Ok(empty) }
     }
 
-    /// Adds a line, in the place of one of the same name and source: somebody's predictions may have a method's name.
+    /// Its file in `folder`.
+    pub fn path(&self, folder: &Path, ending: &str) -> PathBuf {
+        folder.join(format!("leaderboard-{}.{ending}", self.fingerprint))
+    }
+
+    /// Writes it into `folder`, for programs and for people.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn save(&self, folder: &Path) -> anyhow::Result<()> {
+        super::write(&self.path(folder, "json"), serde_json::to_string_pretty(self)?.as_bytes())?;
+        super::write(&self.path(folder, "md"), self.markdown().as_bytes())
+    }
+
+    /// Learns from the results of our own methods which studies can't be read.
+    pub fn learn_unread(&mut self, dataset: &Dataset, results: &[Vec<Scored>]) {
+        let Some(first) = results.first() else { return };
+        let unread = |at: &usize| results.iter().any(|results| results[*at].unread);
+        self.unread = (0..first.len()).filter(unread).map(|at| dataset.studies[at].id.clone()).collect();
+        self.rank();
+    }
+
+    /// Adds a line, in the place of one of the same name, source and weights: somebody's predictions may have a method's name, and other
+    /// weights are another line.
     pub fn add(&mut self, line: &Line, source: &str) {
         let cells = || COLUMNS.iter().zip(&line.cells).map(|((_, key, _), cell)| ((*key).to_owned(), cell));
         let entry = Entry {
             name: line.name.clone(),
             source: source.to_owned(),
+            weights: line.weights.clone(),
+            commit: version::COMMIT.to_owned(),
             studies: line.studies,
             of: line.of,
+            unanswered: line.unanswered.clone(),
             metrics: cells().map(|(key, cell)| (key, cell.mean)).collect(),
             answered: cells().map(|(key, cell)| (key, cell.studies)).collect(),
         };
-        self.entries.retain(|other| (&other.name, &other.source) != (&entry.name, &entry.source));
+        self.entries.retain(|other| other.key() != entry.key());
         self.entries.push(entry);
         self.rank();
     }
 
-    /// By identification against all others, then severity, then Dice. Whoever left studies out comes after those that have them all.
+    /// By labelled, readable studies that a run left out, then identification against all others, severity, Dice.
     fn rank(&mut self) {
         let key = |entry: &Entry, name: &str| entry.metrics.get(name).copied().flatten().unwrap_or(-2.0);
+        let left_out = |entry: &Entry| entry.unanswered.difference(&self.unread).count();
         self.entries.sort_by(|a, b| {
-            let whole = |entry: &Entry| {
-                let scored = entry.answered.get("auc_all").copied().unwrap_or(0);
-                entry.studies.min(scored) < entry.of
-            };
             let by = |name: &str| key(b, name).total_cmp(&key(a, name));
-            whole(a)
-                .cmp(&whole(b))
+            left_out(a)
+                .cmp(&left_out(b))
                 .then_with(|| by("auc_all"))
                 .then_with(|| by("spearman_rho"))
                 .then_with(|| by("dice"))
@@ -95,9 +125,12 @@ impl Board {
     /// For people.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "# Leaderboard: {}\n\nRanked by ROC AUC against all others, then Spearman's rho, then Dice; runs without an answer for every study come \
-             last; n counts the studies behind a figure. Not for diagnostic use.\n\n| rank | run | by | {} | studies |\n|---|---|---|{}---|\n",
+            "# Leaderboard: {}\n\nRanked by the labelled studies that a run gives no answer for, fewest first, those left out whose image can't be \
+             read ({} of them); then by ROC AUC against all others, Spearman's rho and Dice; n counts the studies behind a figure. {} \
+             Not for diagnostic use.\n\n| rank | run | by | {} | studies | weights | commit |\n|---|---|---|{}---|---|---|\n",
             self.dataset,
+            self.unread.len(),
+            severities(self.without_lungs),
             COLUMNS.map(|(_, _, title)| title).join(" | "),
             "---|".repeat(COLUMNS.len())
         );
@@ -107,17 +140,29 @@ impl Board {
                 let value = entry.metrics.get(key).copied().flatten();
                 value.map_or("n/a".to_owned(), |v| format!("{v:.3} (n = {studies})"))
             });
+            let weights: Vec<String> = entry.weights.iter().map(ToString::to_string).collect();
             let _ = writeln!(
                 text,
-                "| {rank} | {} | {} | {} | {} of {} |",
+                "| {rank} | {} | {} | {} | {} of {} | {} | {} |",
                 entry.name.replace('|', "/"),
                 entry.source,
                 cells.join(" | "),
                 entry.studies,
-                entry.of
+                entry.of,
+                weights.join("; ").replace('|', "/"),
+                version::short(&entry.commit)
             );
         }
         text
+    }
+}
+
+impl Entry {
+    /// What it is replaced by; a newer build, or another engine, with the same weights is the same line.
+    fn key<'a>(&'a self) -> (&'a str, &'a str, Vec<[&'a str; 3]>) {
+        let digests = |of: &'a Weights| [&of.model, of.head.as_deref().unwrap_or(""), &of.lungs];
+        let weights = self.weights.iter().map(digests).collect();
+        (&self.name, &self.source, weights)
     }
 }
 
@@ -126,33 +171,78 @@ mod tests {
     use super::*;
     use crate::evaluation::table::Cell;
 
-    fn line(name: &str, auc: Option<f64>, studies: usize) -> Line {
-        let cell = Cell { mean: auc, std: None, interval: None, studies, reason: None };
-        Line { name: name.to_owned(), weight_sets: 1, studies, of: 4, cells: vec![cell; 6], seconds: None }
+    fn weights(model: &str) -> Vec<Weights> {
+        let of = |text: &str| text.to_owned();
+        vec![Weights {
+            set: None,
+            version: of("1"),
+            model: of(model),
+            head: None,
+            lungs: of("lung"),
+            engine: of("cpu"),
+        }]
+    }
+
+    fn line(name: &str, auc: Option<f64>, unanswered: &[&str]) -> Line {
+        let cell = Cell { mean: auc, std: None, interval: None, studies: 4 - unanswered.len(), reason: None };
+        Line {
+            name: name.to_owned(),
+            weights: weights("m"),
+            studies: 4 - unanswered.len(),
+            of: 4,
+            unanswered: unanswered.iter().map(|id| (*id).to_owned()).collect(),
+            cells: vec![cell; 6],
+            seconds: None,
+        }
+    }
+
+    fn board() -> Board {
+        Board {
+            dataset: "d".into(),
+            fingerprint: "f".into(),
+            without_lungs: 2,
+            unread: BTreeSet::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    fn order(board: &Board) -> Vec<&str> {
+        board.entries.iter().map(|entry| entry.name.as_str()).collect()
     }
 
     #[test]
-    fn the_best_complete_run_is_first_and_another_data_set_is_refused() {
-        let mut board = Board { dataset: "d".into(), fingerprint: "f".into(), entries: Vec::new() };
-        for (name, auc, studies) in
-            [("a", Some(0.7), 4), ("b", Some(0.9), 4), ("partial", Some(1.0), 3), ("none", None, 4)]
-        {
-            board.add(&line(name, auc, studies), "triaged");
+    fn the_best_is_first_and_what_was_left_out_counts_also_beside_a_broken_study() {
+        let mut board = board();
+        for (name, auc, unanswered) in [
+            ("a", Some(0.7), &["broken"][..]),
+            ("b", Some(0.9), &["broken"]),
+            ("partial", Some(1.0), &["broken", "x"]),
+            ("lazy", Some(1.0), &["x"]),
+            ("none", None, &["broken"]),
+        ] {
+            board.add(&line(name, auc, unanswered), "triaged");
         }
-        board.add(&line("a", Some(0.95), 4), "triaged");
-        board.add(&line("a", Some(0.6), 4), "predictions");
-        // Every study has a mask, and one of them no probability.
-        let mut unscored = line("unscored", Some(1.0), 4);
-        unscored.cells[0].studies = 3;
-        board.add(&unscored, "predictions");
-        let order: Vec<&str> = board.entries.iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(order, ["a", "b", "a", "none", "partial", "unscored"]);
-        assert!(board.markdown().contains("| 1 | a | triaged | 0.950 (n = 4) |"));
+        assert!(board.markdown().contains("(2 here)"));
+        board.unread = BTreeSet::from(["broken".to_owned()]);
+        board.add(&line("a", Some(0.95), &["broken"]), "triaged");
+        board.add(&line("a", Some(0.6), &["broken"]), "predictions");
+        assert_eq!(order(&board), ["a", "b", "a", "none", "lazy", "partial"]);
+        assert!(board.markdown().contains("| 1 | a | triaged | 0.950 (n = 3) |"), "{}", board.markdown());
+    }
 
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("leaderboard.json");
-        std::fs::write(&path, serde_json::to_string(&board).unwrap()).unwrap();
-        let error = Board::open(&path, &Dataset { name: "x".into(), studies: Vec::new() }).unwrap_err();
-        assert!(error.to_string().contains("of another data set"), "{error}");
+    #[test]
+    fn other_weights_are_another_line() {
+        let mut board = board();
+        let other = Line { weights: weights("n"), ..line("a", Some(0.8), &[]) };
+        for line in [line("a", Some(0.7), &[]), other, line("a", Some(0.6), &[])] {
+            board.add(&line, "triaged");
+        }
+        let aucs: Vec<_> = board.entries.iter().map(|entry| entry.metrics["auc_all"]).collect();
+        assert_eq!(aucs, [Some(0.8), Some(0.6)]);
+        assert!(
+            board.markdown().contains("| the zoo's 1, model n, lungs lung, cpu |"),
+            "{}",
+            board.markdown()
+        );
     }
 }

@@ -27,8 +27,8 @@ pub enum Undefined {
     /// Another method, or none, measures it.
     #[error("not measured by this method")]
     NotMeasured,
-    /// The data set lacks lesion masks, or the lungs to take their share of.
-    #[error("no true severity: the data set has no lesion masks with lung masks")]
+    /// The data set lacks lesion masks.
+    #[error("no true severity: the data set has no lesion masks")]
     NoTruth,
 }
 

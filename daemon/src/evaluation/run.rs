@@ -8,7 +8,9 @@
 //! At most one study waits between two stages, so at most four are in memory: prepared slices of three, masks of two.
 
 use super::dataset::{Dataset, Study, hex};
+use super::lungs::Lungs;
 use super::score::{self, Masks, Scored};
+use super::table::Weights;
 use super::volume::Volume;
 use crate::version;
 use engine::{Analysis, AnalysisError, Analyzer, Method, Pixels, PreparedSlice, SourceSlice, SpacingMm};
@@ -21,6 +23,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+/// To be raised with each change of what a result holds or means: a build may not know its commit, or have changes on top of it.
+const SCORING: &str = "2";
 
 /// A method with one set of weights.
 pub struct Run {
@@ -41,14 +46,27 @@ impl Run {
         }
     }
 
+    /// What the tables say of its weights.
+    pub fn weights(&self) -> Weights {
+        let zoo = self.analyzer.zoo();
+        Weights {
+            set: self.weights.clone(),
+            version: zoo.card().version.clone(),
+            model: zoo.card().sha256.model.clone(),
+            head: zoo.card().sha256.head.clone(),
+            lungs: zoo.lungs.sha256.model.clone(),
+            engine: self.analyzer.engines().first().name().to_owned(),
+        }
+    }
+
     /// What a result is of: the cards hold the digests of the networks; builds and engines may differ in the last digits.
     fn key(&self, study: &Study) -> String {
         let zoo = self.analyzer.zoo();
         let mut hasher = Sha256::new();
         let engine = self.analyzer.engines().first();
         let (card, lungs) = (zoo.card().text.as_str(), zoo.lungs.text.as_str());
-        let parts =
-            [self.method.name(), card, lungs, version::VERSION, version::COMMIT, engine.name(), &study.id];
+        let (version, commit) = (version::VERSION, version::COMMIT);
+        let parts = [SCORING, self.method.name(), card, lungs, version, commit, engine.name(), &study.id];
         for part in parts.into_iter().chain([study.fingerprint().as_str()]) {
             hasher.update(part.len().to_le_bytes());
             hasher.update(part);
@@ -65,6 +83,8 @@ pub type Results = Vec<Vec<Scored>>;
 pub struct Speed {
     /// Studies that went through the networks now, not earlier.
     pub studies: usize,
+    /// Answers about them, over all methods.
+    pub answers: usize,
     /// Time that they took.
     pub seconds: f64,
 }
@@ -85,6 +105,8 @@ struct Answer {
     study: usize,
     shape: [usize; 3],
     analysed: Result<(Box<Analysis>, f64), String>,
+    /// Whether the image itself could not be read.
+    unread: bool,
 }
 
 /// Evaluates what is not kept in `folder` yet; `progress` is called with the study's name after each result.
@@ -100,6 +122,15 @@ pub fn evaluate(
 ) -> anyhow::Result<(Results, Speed)> {
     let path =
         |run: &Run, study: &Study| -> PathBuf { folder.join(run.name()).join(&study.id).join("result.json") };
+    // The lung net is the zoo's for all methods: the lungs that one of them found are those of all.
+    let lungs = Lungs::new(folder, None, threads);
+    let read = |study: &Study, shape, analyzer: &Analyzer, analysis: &Analysis| -> anyhow::Result<Masks> {
+        let mut masks = Masks::read(&study.truth, shape)?;
+        if !masks.has_lungs() {
+            masks.set_lungs(lungs.keep(study, analyzer, analysis)?.1);
+        }
+        Ok(masks)
+    };
     let mut results: Results = vec![vec![Scored::default(); dataset.studies.len()]; runs.len()];
     let mut missing: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut keys = HashMap::new();
@@ -151,24 +182,20 @@ pub fn evaluate(
         });
         // The truth of a study is read once for all methods.
         let mut masks: Option<(usize, Result<Masks, String>)> = None;
-        for Answer { run, study, shape, analysed } in answers {
+        for Answer { run, study, shape, analysed, unread } in answers {
             let of = &dataset.studies[study];
             let scored = analysed.and_then(|(analysis, seconds)| {
                 if masks.as_ref().is_none_or(|(known, _)| *known != study) {
-                    masks = Some((study, guarded(|| Masks::read(&of.truth, shape))));
+                    masks = Some((study, guarded(|| read(of, shape, &runs[run].analyzer, &analysis))));
                 }
-                let Some((_, Ok(masks))) = &masks else {
-                    return Err(masks
-                        .as_ref()
-                        .and_then(|(_, m)| m.as_ref().err().cloned())
-                        .unwrap_or_default());
-                };
+                let masks = masks.as_ref().map(|(_, masks)| masks.as_ref()).expect("read above");
+                let masks = masks.map_err(Clone::clone)?;
                 let scored = guarded(|| Ok(masks.score(&analysis, threads)))?;
                 Ok(Scored { seconds: Some(seconds), ..scored })
             });
             let scored = scored.unwrap_or_else(|why| {
                 warn!("study {}: {}: {why}", of.id, runs[run].name());
-                Scored::broken(why)
+                Scored { unread, ..Scored::broken(why) }
             });
             score::keep(&path(&runs[run], of), &keys[&(run, study)], &scored)?;
             results[run][study] = scored;
@@ -177,17 +204,31 @@ pub fn evaluate(
         Ok(())
     })?;
     let answered =
-        |study: &&usize| missing[*study].iter().any(|run| results[*run][**study].problem.is_none());
-    let studies = todo.iter().filter(answered).count();
-    Ok((results, Speed { studies, seconds: start.elapsed().as_secs_f64() }))
+        |study: usize| missing[&study].iter().filter(|run| results[**run][study].problem.is_none()).count();
+    let answers: Vec<usize> = todo.iter().map(|study| answered(*study)).filter(|count| *count > 0).collect();
+    let speed = Speed {
+        studies: answers.len(),
+        answers: answers.iter().sum(),
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    Ok((results, speed))
 }
 
 /// A broken study costs itself, a panic in a decoder or an engine included.
-fn guarded<T>(work: impl FnOnce() -> anyhow::Result<T>) -> Result<T, String> {
+pub fn guarded<T>(work: impl FnOnce() -> anyhow::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => done.map_err(|error| format!("{error:#}")),
         Err(_) => Err("a fault of this program: it panicked; see the log".to_owned()),
     }
+}
+
+/// What a method says of a study, from its image.
+///
+/// # Errors
+/// An image that can't be read; [`AnalysisError`].
+pub fn analyse(study: &Study, analyzer: &Analyzer, threads: usize) -> anyhow::Result<Analysis> {
+    let prepared = prepare(0, study, analyzer, threads)?;
+    Ok(analyzer.finish(&prepared.slices, prepared.spacing, &|_, _| ())?)
 }
 
 /// Decodes a study and runs the lung net, slice by slice on all threads: a decoded slice is forgotten at once.
@@ -235,7 +276,13 @@ fn answer(number: usize, run: &Run, prepared: Result<&Prepared, &(usize, String)
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err((study, why)) => {
-            return Answer { run: number, study: *study, shape: [0; 3], analysed: Err(why.clone()) };
+            return Answer {
+                run: number,
+                study: *study,
+                shape: [0; 3],
+                analysed: Err(why.clone()),
+                unread: true,
+            };
         }
     };
     let start = Instant::now();
@@ -247,5 +294,5 @@ fn answer(number: usize, run: &Run, prepared: Result<&Prepared, &(usize, String)
     });
     let seconds = prepared.seconds + start.elapsed().as_secs_f64();
     let analysed = analysed.map(|analysis| (Box::new(analysis), seconds));
-    Answer { run: number, study: prepared.study, shape: prepared.shape, analysed }
+    Answer { run: number, study: prepared.study, shape: prepared.shape, analysed, unread: false }
 }

@@ -1,13 +1,12 @@
 //! From a study's answer to what the metrics take: its Dice against each rater, its severity and the raters'.
 //!
 //! A method's severity is the appliance's own, in the lungs that it found itself: what a worklist would show. The raters' is taken in the data
-//! set's lungs, and so is that of other people's masks; a data set without lungs has no true severity. Severities and Dice scores are averaged
+//! set's lungs, and so is that of other people's masks; of a study without, in those that the lung net found, as in the paper. Severities and Dice scores are averaged
 //! over raters. The result is small, and is what is kept on disk.
 
-use super::dataset::{Study, Truth, json};
+use super::dataset::Truth;
 use super::volume;
 use super::{dataset, metrics};
-use anyhow::bail;
 use engine::{Analysis, LabelVolume};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -30,6 +29,9 @@ pub struct Scored {
     /// What of the answer could not be measured, and why.
     #[serde(default)]
     pub note: Option<String>,
+    /// Whether the image itself could not be read: no method can answer.
+    #[serde(skip)]
+    pub unread: bool,
 }
 
 /// What the studies of a run are identified by: one for all of them, since the two can't be ranked together.
@@ -101,6 +103,16 @@ impl Masks {
         Ok(Self { shape, lungs, raters: raters.collect::<Result<_, _>>()? })
     }
 
+    /// Whether the data set has lungs, or they were set.
+    pub fn has_lungs(&self) -> bool {
+        self.lungs.is_some()
+    }
+
+    /// Lungs in the place of those that the data set doesn't have.
+    pub fn set_lungs(&mut self, lungs: Vec<bool>) {
+        self.lungs = Some(lungs);
+    }
+
     /// Compares an analysis.
     pub fn score(&self, analysis: &Analysis, threads: usize) -> Scored {
         let labels = &analysis.labels.voxels;
@@ -114,7 +126,7 @@ impl Masks {
     }
 
     /// The raters' severity, and Dice scores against them.
-    fn compare(&self, found: Option<&[bool]>, threads: usize) -> Scored {
+    pub fn compare(&self, found: Option<&[bool]>, threads: usize) -> Scored {
         let severities = self.raters.iter().map(|mask| self.severity(mask, threads));
         let (true_severity, note) = match severities.collect::<Result<Vec<_>, _>>() {
             Ok(severities) => (mean(&severities), None),
@@ -126,44 +138,16 @@ impl Masks {
         Scored { true_severity, dice, note, ..Scored::default() }
     }
 
-    /// The severity of a mask in the data set's lungs, or why there is none.
-    fn severity(&self, lesions: &[bool], threads: usize) -> Result<f64, &'static str> {
+    /// The severity of a mask in these lungs, or why there is none.
+    pub fn severity(&self, lesions: &[bool], threads: usize) -> Result<f64, &'static str> {
         let lungs = self.lungs.as_ref().ok_or("the data set has no lung mask of this study")?;
         let fractions = LabelVolume::of_masks(self.shape, lungs, lesions).fractions(threads);
-        fractions.map(study::severity::severity).ok_or("the data set's lung mask is empty")
+        fractions.map(study::severity::severity).ok_or("its lung mask is empty")
     }
 }
 
 fn mean(values: &[f64]) -> Option<f64> {
     metrics::mean_std(values).ok().map(|(mean, _)| mean)
-}
-
-/// Scores a prediction of somebody else's model: `<id>/covid_proba.json` and `<id>/lesions_mask.npy`, either of which may be missing.
-///
-/// # Errors
-/// Neither is there, or one can't be read. Without lungs to take a severity in, the severity is missing, and a note says so.
-pub fn prediction(dir: &Path, study: &Study, threads: usize) -> anyhow::Result<Scored> {
-    let folder = dir.join(&study.id);
-    let (proba, mask) = (folder.join("covid_proba.json"), folder.join("lesions_mask.npy"));
-    if !proba.is_file() && !mask.is_file() {
-        bail!("{} has neither covid_proba.json nor lesions_mask.npy", folder.display());
-    }
-    let probability: Option<f64> = if proba.is_file() { Some(json(&proba)?) } else { None };
-    if probability.is_some_and(|p| !p.is_finite()) {
-        bail!("{}: no finite number", proba.display());
-    }
-    if !mask.is_file() {
-        return Ok(Scored { probability, ..Scored::default() });
-    }
-    let shape = volume::shape(&mask)?;
-    let masks = Masks::read(&study.truth, shape)?;
-    let found = volume::binary_mask(&mask, shape)?;
-    let compared = masks.compare(Some(&found), threads);
-    let (severity, note) = match masks.severity(&found, threads) {
-        Ok(severity) => (Some(severity), compared.note.clone()),
-        Err(why) => (None, Some(format!("severity not measured: {why}"))),
-    };
-    Ok(Scored { probability, severity, note, ..compared })
 }
 
 /// Reads a result that was kept, if it is of this key.

@@ -3,9 +3,11 @@
 use super::dataset::{Dataset, Group, Study};
 use super::metrics::{self, Undefined};
 use super::score::{By, Scored};
+use crate::version::short;
 use engine::Method;
-use serde::Serialize;
-use std::fmt::Write;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt::{Display, Formatter, Write};
 
 /// A column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,14 @@ pub const COLUMNS: [(Metric, &str, &str); 6] = [
     (Metric::Rho, "spearman_rho", "Spearman's rho"),
     (Metric::Dice, "dice", "Dice"),
 ];
+
+/// What tables and boards say of Spearman's rho: whose lungs a severity is taken in.
+pub fn severities(without_lungs: usize) -> String {
+    format!(
+        "The severity of our methods is taken in the lungs that the lung net finds, as on a worklist; that of readers' and other people's masks in \
+         the data set's lungs, or, of studies without ({without_lungs} here), in those that the lung net finds."
+    )
+}
 
 /// A study with its result.
 pub type Row<'a> = (&'a Study, &'a Scored);
@@ -91,7 +101,7 @@ pub struct Cell {
     pub mean: Option<f64>,
     /// Standard deviation over them; `None` for one set.
     pub std: Option<f64>,
-    /// 95 % interval of the first set, by drawing studies again.
+    /// 95 % interval of the mean, by drawing studies again.
     pub interval: Option<[f64; 2]>,
     /// Studies that it is over, in the set that has fewest.
     pub studies: usize,
@@ -104,16 +114,44 @@ pub struct Cell {
 pub struct Line {
     /// Method, or the name of somebody's predictions.
     pub name: String,
-    /// Weight sets.
-    pub weight_sets: usize,
+    /// The sets of weights that it is over; none of predictions.
+    pub weights: Vec<Weights>,
     /// Studies with an answer, in the set that has fewest.
     pub studies: usize,
     /// Studies of the data set.
     pub of: usize,
+    /// Labelled studies without an answer to identify them by, in any of the sets.
+    pub unanswered: BTreeSet<String>,
     /// In the order of [`COLUMNS`].
     pub cells: Vec<Cell>,
     /// Mean time a study.
     pub seconds: Option<f64>,
+}
+
+/// What computed a line's figures: one set of weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weights {
+    /// Name of its folder; `None` for the zoo's.
+    pub set: Option<String>,
+    /// Version, as its card has it.
+    pub version: String,
+    /// Digest of the method's network; of the lung net where it has none.
+    pub model: String,
+    /// Digest of its head, where it has one.
+    pub head: Option<String>,
+    /// Digest of the lung net.
+    pub lungs: String,
+    /// The engine.
+    pub engine: String,
+}
+
+impl Display for Weights {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let set = self.set.as_deref().unwrap_or("the zoo's");
+        let (model, lungs) = (short(&self.model), short(&self.lungs));
+        let head = self.head.as_deref().map_or(String::new(), |head| format!(", head {}", short(head)));
+        write!(f, "{set} {}, model {model}{head}, lungs {lungs}, {}", self.version, self.engine)
+    }
 }
 
 /// How intervals are drawn.
@@ -125,24 +163,32 @@ pub struct Bootstrap {
     pub seed: u64,
 }
 
-/// The line of a method from the results of its weight sets.
-pub fn line(name: &str, dataset: &Dataset, sets: &[&[Scored]], bootstrap: Bootstrap) -> Line {
+/// The line of a method from its weight sets and their results, or of one set of predictions.
+pub fn line(
+    name: &str,
+    dataset: &Dataset,
+    weights: Vec<Weights>,
+    sets: &[&[Scored]],
+    bootstrap: Bootstrap,
+) -> Line {
     let rows: Vec<Vec<Row<'_>>> =
         sets.iter().map(|results| dataset.studies.iter().zip(results.iter()).collect()).collect();
     let by = By::of(sets.iter().copied().flatten());
+    let places: Vec<usize> = (0..dataset.studies.len()).collect();
+    // Over the sets, of the studies at these places, which are the same in each set.
+    let over_sets = |metric: Metric, places: &[usize]| {
+        let of =
+            |rows: &Vec<Row<'_>>| metric.of(&places.iter().map(|place| rows[*place]).collect::<Vec<_>>(), by);
+        metrics::mean_std(&rows.iter().map(of).collect::<Result<Vec<f64>, Undefined>>()?)
+    };
     let cell = |metric: Metric| {
-        let (values, counts): (Vec<_>, Vec<usize>) = rows.iter().map(|rows| metric.value(rows, by)).unzip();
-        let studies = counts.into_iter().min().unwrap_or(0);
-        match values
-            .into_iter()
-            .collect::<Result<Vec<f64>, Undefined>>()
-            .and_then(|values| metrics::mean_std(&values))
-        {
+        let studies = rows.iter().map(|rows| metric.value(rows, by).1).min().unwrap_or(0);
+        match over_sets(metric, &places) {
             Ok((mean, std)) => Cell {
                 mean: Some(mean),
                 std: (sets.len() > 1).then_some(std),
-                interval: metrics::bootstrap(&rows[0], bootstrap.rounds, bootstrap.seed, |drawn| {
-                    metric.of(drawn, by)
+                interval: metrics::bootstrap(&places, bootstrap.rounds, bootstrap.seed, |drawn| {
+                    over_sets(metric, drawn).map(|(mean, _)| mean)
                 }),
                 studies,
                 reason: None,
@@ -153,12 +199,16 @@ pub fn line(name: &str, dataset: &Dataset, sets: &[&[Scored]], bootstrap: Bootst
         }
     };
     let answered = |results: &&[Scored]| results.iter().filter(|scored| scored.problem.is_none()).count();
+    let labelled = places.iter().filter(|place| dataset.studies[**place].group.is_ok());
+    let unanswered =
+        labelled.filter(|place| sets.iter().any(|results| results[**place].identification(by).is_none()));
     let seconds: Vec<f64> = sets.iter().flat_map(|set| set.iter().filter_map(|s| s.seconds)).collect();
     Line {
         name: name.to_owned(),
-        weight_sets: sets.len(),
+        weights,
         studies: sets.iter().map(answered).min().unwrap_or(0),
         of: dataset.studies.len(),
+        unanswered: unanswered.map(|place| dataset.studies[*place].id.clone()).collect(),
         cells: COLUMNS.iter().map(|(metric, _, _)| cell(*metric)).collect(),
         seconds: metrics::mean_std(&seconds).ok().map(|(mean, _)| mean),
     }
@@ -186,11 +236,12 @@ pub fn paper(method: Method) -> [Option<(f64, f64)>; 6] {
 pub fn markdown(dataset: &Dataset, lines: &[Line], bootstrap: Bootstrap) -> String {
     let mut text = format!(
         "# Methods on {}\n\nNot for diagnostic use. ROC AUC of COVID-19 against the groups; Spearman's rho of severity and mean Dice over the \
-         COVID-19 studies; n counts the studies behind a figure. In brackets: 95 % intervals from {} bootstrap samples of studies (seed {}), of the first weight set; ± is the standard \
-         deviation over weight sets. {}.\n\n",
+         COVID-19 studies; n counts the studies behind a figure. In brackets: 95 % intervals of the mean over weight sets, from {} bootstrap \
+         samples of studies (seed {}); ± is the standard deviation over weight sets. {} {}.\n\n",
         dataset.name,
         bootstrap.rounds,
         bootstrap.seed,
+        severities(dataset.without_lungs()),
         counts(dataset)
     );
     let header = COLUMNS.map(|(_, _, title)| title).join(" | ");
@@ -199,12 +250,17 @@ pub fn markdown(dataset: &Dataset, lines: &[Line], bootstrap: Bootstrap) -> Stri
     for line in lines {
         let cells: Vec<String> = line.cells.iter().map(|cell| cell_text(cell, &mut notes)).collect();
         let seconds = line.seconds.map_or("–".to_owned(), |s| format!("{s:.1}"));
-        let sets = if line.weight_sets > 1 { format!(" ({} sets)", line.weight_sets) } else { String::new() };
+        let sets =
+            if line.weights.len() > 1 { format!(" ({} sets)", line.weights.len()) } else { String::new() };
         let studies = format!("{} of {}", line.studies, line.of);
         let _ = writeln!(text, "| {}{sets} | {} | {studies} | {seconds} |", line.name, cells.join(" | "));
     }
     for (number, note) in (1..).zip(&notes) {
         let _ = writeln!(text, "\n[{number}] {note}.");
+    }
+    for line in lines.iter().filter(|line| !line.weights.is_empty()) {
+        let weights: Vec<String> = line.weights.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "\n{}: {}.", line.name, weights.join("; "));
     }
     let known: Vec<Method> = Method::ALL
         .into_iter()
@@ -267,7 +323,7 @@ pub fn csv(lines: &[Line]) -> anyhow::Result<Vec<u8>> {
     for line in lines {
         let mut row = vec![
             line.name.clone(),
-            line.weight_sets.to_string(),
+            line.weights.len().to_string(),
             line.studies.to_string(),
             line.of.to_string(),
         ];
