@@ -5,7 +5,7 @@
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use std::fmt::Write;
 use tiny_skia::{
-    Color, FillRule, LineCap, Paint, PathBuilder, Pixmap, PremultipliedColorU8, Stroke, Transform,
+    Color, FillRule, LineCap, Paint, PathBuilder, Pixmap, PremultipliedColorU8, Stroke, StrokeDash, Transform,
 };
 
 /// Pixels of the PNG for one unit of the drawing: pictures for paper and slides.
@@ -26,7 +26,7 @@ pub enum Anchor {
 
 enum Shape {
     Rectangle { at: [f32; 4], fill: Colour },
-    Line { points: Vec<(f32, f32)>, colour: Colour, width: f32 },
+    Line { points: Vec<(f32, f32)>, colour: Colour, width: f32, dash: f32 },
     Circle { centre: (f32, f32), radius: f32, fill: Colour },
     Text { at: (f32, f32), text: String, colour: Colour, anchor: Anchor, bold: bool },
 }
@@ -50,7 +50,12 @@ impl Drawing {
 
     /// Joined lines.
     pub fn line(&mut self, points: Vec<(f32, f32)>, colour: Colour, width: f32) {
-        self.shapes.push(Shape::Line { points, colour, width });
+        self.dashed(points, colour, width, 0.0);
+    }
+
+    /// The same, in dashes of a length and gaps half as long; of length 0 a whole line.
+    pub fn dashed(&mut self, points: Vec<(f32, f32)>, colour: Colour, width: f32, dash: f32) {
+        self.shapes.push(Shape::Line { points, colour, width, dash });
     }
 
     /// A filled circle.
@@ -93,13 +98,19 @@ impl Drawing {
                     "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{w:.2}\" height=\"{h:.2}\" fill=\"{}\"/>",
                     web(*fill)
                 ),
-                Shape::Line { points, colour, width } => {
+                Shape::Line { points, colour, width, dash } => {
                     let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.2},{y:.2}")).collect();
+                    let dashes = if *dash > 0.0 {
+                        format!(" stroke-dasharray=\"{dash} {}\"", dash / 2.0)
+                    } else {
+                        String::new()
+                    };
                     writeln!(
                         out,
-                        "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\" stroke-linecap=\"round\"/>",
+                        "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\"{dashes} stroke-linecap=\"{}\"/>",
                         points.join(" "),
-                        web(*colour)
+                        web(*colour),
+                        if *dash > 0.0 { "butt" } else { "round" }
                     )
                 }
                 Shape::Circle { centre: (x, y), radius, fill } => {
@@ -144,12 +155,14 @@ impl Drawing {
                         canvas.fill_rect(rect, &paint(*fill), scaled, None);
                     }
                 }
-                Shape::Line { points, colour, width } => {
+                Shape::Line { points, colour, width, dash } => {
                     let mut path = PathBuilder::new();
                     for (i, (x, y)) in points.iter().enumerate() {
                         if i == 0 { path.move_to(*x, *y) } else { path.line_to(*x, *y) }
                     }
-                    let stroke = Stroke { width: *width, line_cap: LineCap::Round, ..Stroke::default() };
+                    let line_cap = if *dash > 0.0 { LineCap::Butt } else { LineCap::Round };
+                    let dash = StrokeDash::new(vec![*dash, dash / 2.0], 0.0).filter(|_| *dash > 0.0);
+                    let stroke = Stroke { width: *width, line_cap, dash, ..Stroke::default() };
                     if let Some(path) = path.finish() {
                         canvas.stroke_path(&path, &paint(*colour), &stroke, scaled, None);
                     }

@@ -61,7 +61,8 @@ pub fn roc(methods: &[Named<'_>]) -> Drawing {
         drawing.text((x + side / 2.0, y + side + 30.0), "false positive rate", FAINT, Anchor::Middle);
         drawing.line(vec![(x, y + 12.0 + side), (x + side, y + 12.0)], GRID, 0.8);
         for (index, method) in methods.iter().enumerate() {
-            let colour = COLOURS[index % COLOURS.len()];
+            // Dashes, longer with each round through the colours.
+            let (colour, dash) = (COLOURS[index % COLOURS.len()], 2.0 * (index / COLOURS.len()) as f32);
             let scored = metric.scored(&method.rows, method.by());
             let said = match (metrics::roc_curve(&scored), metrics::roc_auc(&scored)) {
                 (Ok(curve), Ok(auc)) => {
@@ -71,13 +72,13 @@ pub fn roc(methods: &[Named<'_>]) -> Drawing {
                             (x + side * *false_rate as f32, y + 12.0 + side * (1.0 - *true_rate as f32))
                         })
                         .collect();
-                    drawing.line(points, colour, 1.4);
+                    drawing.dashed(points, colour, 1.4, dash);
                     format!("{} {auc:.2}", method.name)
                 }
                 _ => format!("{} n/a", method.name),
             };
             let key = y + side + 40.0 + 9.0 * index as f32;
-            drawing.line(vec![(x, key - 2.0), (x + 10.0, key - 2.0)], colour, 1.6);
+            drawing.dashed(vec![(x, key - 2.0), (x + 10.0, key - 2.0)], colour, 1.6, dash);
             drawing.text((x + 14.0, key), &said, INK, Anchor::Start);
         }
     }
@@ -199,16 +200,18 @@ pub fn by_category(method: &Named<'_>) -> Option<Drawing> {
         };
         let band = [middle - step * 0.42, at(high), step * 0.84, at(low) - at(high)];
         drawing.rectangle(band, [238, 243, 248]);
-        if let (Some(_), median) = (values.first(), values.get(values.len() / 2)) {
+        if !values.is_empty() {
             for (index, value) in values.iter().enumerate() {
                 // Beside each other, by their order: equal ones would hide each other.
                 let shift = (index * 7 % 11) as f32 / 10.0 - 0.5;
                 drawing.circle((middle + shift * step * 0.6, at(*value)), 2.0, COLOURS[0]);
             }
-            if let Some(median) = median {
-                let line = vec![(middle - step * 0.36, at(*median)), (middle + step * 0.36, at(*median))];
-                drawing.line(line, COLOURS[1], 1.6);
-            }
+            let median = at(metrics::percentile(&values, 0.5));
+            drawing.line(
+                vec![(middle - step * 0.36, median), (middle + step * 0.36, median)],
+                COLOURS[1],
+                1.6,
+            );
         }
         drawing.text((middle, y + height + 13.0), &format!("CT-{category}"), INK, Anchor::Middle);
         drawing.text((middle, y + height + 24.0), &format!("n = {}", values.len()), FAINT, Anchor::Middle);
@@ -228,4 +231,50 @@ fn axes(drawing: &mut Drawing, [x, y, width, height]: [f32; 4], across: [&str; 3
         drawing.text((x - 4.0, gy + 3.0), other, FAINT, Anchor::End);
     }
     drawing.line(vec![(x, y), (x, y + height), (x + width, y + height)], FAINT, 0.8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::dataset::{Image, Study, Truth};
+    use crate::evaluation::score::Scored;
+
+    fn study(group: Group) -> Study {
+        let (id, image) = ("x".to_owned(), Image::Nifti("x.nii".into()));
+        Study { id, group: Ok(group), category: Some(2), image, truth: Truth::default() }
+    }
+
+    #[test]
+    fn the_median_of_two_lies_between_them() {
+        let study = study(Group::Covid);
+        let scored = [0.2, 0.4].map(|severity| Scored { severity: Some(severity), ..Scored::default() });
+        let rows = scored.iter().map(|scored| (&study, scored)).collect();
+        let svg = by_category(&Named { name: "m".into(), rows }).unwrap().svg();
+        // 100 % is at 44, 0 % at 234: 30 % is at 177.
+        let median = svg.lines().find(|line| line.contains("#d55e00")).unwrap();
+        assert!(median.contains(",177.00 ") && median.contains(",177.00\""), "{median}");
+        assert!(
+            svg.contains(">n = 2</text>") && svg.contains("cy=\"196.00\"") && svg.contains("cy=\"158.00\"")
+        );
+    }
+
+    #[test]
+    fn nine_curves_are_nine_kinds_of_line() {
+        let studies = [study(Group::Covid), study(Group::Normal)];
+        let scored = [0.9, 0.1].map(|p| Scored { probability: Some(p), ..Scored::default() });
+        let named =
+            |number: usize| Named { name: format!("m{number}"), rows: studies.iter().zip(&scored).collect() };
+        let svg = roc(&(0..9).map(named).collect::<Vec<_>>()).svg();
+        let first = web_lines(&svg, "#0072b2");
+        // Of two panels with both classes curve and key, of two the key alone; the first and the ninth method.
+        assert_eq!(
+            (first.len(), first.iter().filter(|line| line.contains("stroke-dasharray=\"2 1\"")).count()),
+            (12, 6)
+        );
+        assert!(svg.contains(">m8 1.00</text>") && svg.contains(">m8 n/a</text>"), "{svg}");
+    }
+
+    fn web_lines<'a>(svg: &'a str, colour: &str) -> Vec<&'a str> {
+        svg.lines().filter(|line| line.starts_with("<polyline") && line.contains(colour)).collect()
+    }
 }

@@ -140,7 +140,7 @@ pub fn bootstrap<T: Clone>(
 }
 
 /// Percentile of sorted values, between two of them in proportion (NumPy's default).
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     low + (high - low) * (at - at.floor())

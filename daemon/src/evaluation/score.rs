@@ -1,8 +1,9 @@
 //! From a study's answer to what the metrics take: its Dice against each rater, its severity and the raters'.
 //!
-//! A method's severity is the appliance's own, in the lungs that it found itself: what a worklist would show. The raters' is taken in the data
-//! set's lungs, and so is that of other people's masks; of a study without, in those that the lung net found, as in the paper. Severities and Dice scores are averaged
-//! over raters. The result is small, and is what is kept on disk.
+//! A method's severity is the appliance's own, in the lungs that it found itself, of the best series: also where the appliance would refuse
+//! those lungs as incomplete, and try the next series. The raters' is taken in the data set's lungs, and so is that of other people's masks; of a
+//! study without, in those that the lung net found, as in the paper. Severities and Dice scores are averaged over raters. The result is small,
+//! and is what is kept on disk.
 
 use super::dataset::Truth;
 use super::volume;

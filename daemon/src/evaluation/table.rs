@@ -33,7 +33,7 @@ pub const COLUMNS: [(Metric, &str, &str); 6] = [
 /// What tables and boards say of Spearman's rho: whose lungs a severity is taken in.
 pub fn severities(without_lungs: usize) -> String {
     format!(
-        "The severity of our methods is taken in the lungs that the lung net finds, as on a worklist; that of readers' and other people's masks in \
+        "The severity of our methods is taken in the lungs that the lung net finds, as the appliance does; that of readers' and other people's masks in \
          the data set's lungs, or, of studies without ({without_lungs} here), in those that the lung net finds."
     )
 }
