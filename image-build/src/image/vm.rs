@@ -164,7 +164,8 @@ impl Machine {
             .args(["-device", "virtio-net-pci,netdev=net"])
             .args(["-chardev", "socket,id=tpm,path=tpm.sock", "-tpmdev", "emulator,id=tpm,chardev=tpm"])
             .args(["-device", "tpm-crb,tpmdev=tpm"])
-            .args(["-device", "i6300esb", "-action", "watchdog=reset"])
+            // The chipset's watchdog, which restarts the machine only where a strap on the board lets it.
+            .args(["-global", "ICH9-LPC.noreboot=off", "-action", "watchdog=reset"])
             .args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"])
             .args(["-device", "qemu-xhci,id=usb"])
             .arg("-chardev")
