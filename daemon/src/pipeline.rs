@@ -14,7 +14,8 @@ use crate::pulse::{self, Beat, Pulse};
 use early::Early;
 use engine::{Analysis, AnalysisError, Analyzer, Pixels, PreparedSlice, SourceSlice, SpacingMm};
 use log::{info, warn};
-use masks::{lung_extent, project};
+pub use masks::judge_lungs;
+use masks::project;
 use results::CoronalProjection;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +24,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use study::gate;
 use study::series::{self, ChosenSeries, ImageKind};
 use study::{Findings, NotEvaluated, Outcome, Policy, SliceHeader, StudyUid, Verdict};
 
@@ -285,7 +285,7 @@ impl Pipeline {
                 return Err(NotEvaluated::Engine { what: "the engine panicked; see the log".into() });
             }
         };
-        gate::judge_lungs(&lung_extent(&analysis, spacing))?;
+        judge_lungs(&analysis, spacing)?;
         for (stage, time_ms) in [
             ("resample_slices", analysis.timings.resample_ms),
             ("lung_net_slices", analysis.timings.lungs_ms),

@@ -141,6 +141,35 @@ fn a_data_set_is_evaluated_resumed_and_the_same_in_every_layout() {
     }
 }
 
+/// Lungs that the box would refuse get no answer, and a file that can't be read is told of.
+#[test]
+fn dicom_is_judged_as_on_the_box() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (dataset, out) = (scratch.path().join("dicom"), scratch.path().join("out"));
+    for name in ["whole", "cut"] {
+        let phantom = ["phantom", "--slices", "24", "--size", "256", "--lesions", "20,5", "--seed", "7101"];
+        run_ok(triaged(&phantom).arg(dataset.join(name)));
+    }
+    let mut slices: Vec<PathBuf> =
+        fs::read_dir(dataset.join("cut")).unwrap().flatten().map(|e| e.path()).collect();
+    slices.retain(|path| path.extension().is_some_and(|ending| ending == "dcm"));
+    slices.sort();
+    assert_eq!(slices.len(), 24);
+    slices[12..].iter().for_each(|path| fs::remove_file(path).unwrap());
+    let bytes = fs::read(&slices[0]).unwrap();
+    fs::write(dataset.join("whole/half.dcm"), &bytes[..300]).unwrap();
+    fs::write(dataset.join("labels.csv"), "id,group\nwhole,covid\ncut,covid\n").unwrap();
+    let mut command = triaged(&["evaluate", "--method", "threshold", "--out"]);
+    let done = command.arg(&out).arg(&dataset).output().unwrap();
+    let complained = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{complained}");
+    let rows = fs::read_to_string(out.join("studies.csv")).unwrap();
+    let row = |name: &str| rows.lines().find(|row| row.split(',').nth(1) == Some(name)).unwrap();
+    assert!(row("cut").contains("not evaluated: the lungs are cut by the field of view"), "{rows}");
+    assert!(row("whole").contains("left out: ") && row("whole").contains("half.dcm"), "{rows}");
+    assert!(!row("whole").contains("not evaluated"), "{rows}");
+}
+
 /// Somebody's perfect probabilities come before those that are not; they have no masks, which is no fault.
 fn others_are_ranked(others: &Path, dataset: &Path, out: &Path) {
     for (name, group, _, _) in STUDIES {

@@ -3,6 +3,7 @@
 //! Owns the command's arguments, progress and files; [`crate::evaluation`] does the work. It writes nothing but below `--out`.
 
 use crate::appliance;
+use crate::evaluation::Drawing;
 use crate::evaluation::dataset::Dataset;
 use crate::evaluation::figures::{self, Named};
 use crate::evaluation::leaderboard::Board;
@@ -11,8 +12,7 @@ use crate::evaluation::others::Others;
 use crate::evaluation::run::{self, Run, Speed};
 use crate::evaluation::score::{By, Scored};
 use crate::evaluation::table::{self, Bootstrap, Line, Weights};
-use crate::evaluation::{Drawing, write};
-use crate::version;
+use crate::{files, version};
 use anyhow::{Context, bail};
 use engine::{Analyzer, CardError, Choice, Method, Setup, Zoo};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -92,19 +92,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         lines.push(table::line(name, &dataset, Vec::new(), &[scored], bootstrap));
         board.add(&lines[lines.len() - 1], "predictions");
     }
-    let out = |name: &str| args.out.join(name);
+    let write = |name: &str, bytes: &[u8]| files::write(&args.out.join(name), bytes, 0o644);
     let text = table::markdown(&dataset, &lines, bootstrap);
-    write(&out("table2.md"), text.as_bytes())?;
-    write(&out("table2.csv"), &table::csv(&lines)?)?;
+    write("table2.md", text.as_bytes())?;
+    write("table2.csv", &table::csv(&lines)?)?;
     let json = serde_json::json!({
         "dataset": dataset.name, "studies": dataset.studies.len(), "bootstrap": args.bootstrap, "seed": args.seed,
         "columns": table::COLUMNS.map(|(_, key, _)| key), "methods": lines,
         "version": version::VERSION, "commit": version::COMMIT, "not_for_diagnostic_use": true,
     });
-    write(&out("table2.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
+    write("table2.json", serde_json::to_string_pretty(&json)?.as_bytes())?;
     let named = runs.iter().zip(&results).map(|(run, results)| (run.name(), results.as_slice()));
     let others = predicted.iter().map(|(name, scored)| (name.clone(), scored.as_slice()));
-    write(&out("studies.csv"), &table::studies_csv(&dataset, named.chain(others))?)?;
+    write("studies.csv", &table::studies_csv(&dataset, named.chain(others))?)?;
     board.save(&args.out)?;
     draw(args, &dataset, &runs, &results, &predicted)?;
     println!("{text}");
@@ -221,8 +221,8 @@ fn draw(
     predicted: &[(String, Vec<Scored>)],
 ) -> anyhow::Result<()> {
     let save = |name: &str, drawing: &Drawing| -> anyhow::Result<()> {
-        write(&args.out.join(format!("{name}.svg")), drawing.svg().as_bytes())?;
-        write(&args.out.join(format!("{name}.png")), &drawing.png()?)
+        files::write(&args.out.join(format!("{name}.svg")), drawing.svg().as_bytes(), 0o644)?;
+        files::write(&args.out.join(format!("{name}.png")), &drawing.png()?, 0o644)
     };
     let named = |name: String, results| Named { name, rows: dataset.studies.iter().zip(results).collect() };
     let mut curves = Vec::new();

@@ -3,7 +3,7 @@
 use super::dataset::{Dataset, json};
 use super::score::Scored;
 use super::table::{COLUMNS, Line, Weights, severities};
-use crate::version;
+use crate::{files, version};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -75,8 +75,8 @@ impl Board {
     /// # Errors
     /// The system's.
     pub fn save(&self, folder: &Path) -> anyhow::Result<()> {
-        super::write(&self.path(folder, "json"), serde_json::to_string_pretty(self)?.as_bytes())?;
-        super::write(&self.path(folder, "md"), self.markdown().as_bytes())
+        files::write(&self.path(folder, "json"), serde_json::to_string_pretty(self)?.as_bytes(), 0o644)?;
+        files::write(&self.path(folder, "md"), self.markdown().as_bytes(), 0o644)
     }
 
     /// Learns from the results of our own methods which studies can't be read.

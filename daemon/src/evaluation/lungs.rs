@@ -2,6 +2,7 @@
 
 use super::dataset::{Study, hex};
 use super::run;
+use crate::files;
 use anyhow::{Context, bail};
 use engine::{Analysis, Analyzer, LabelVolume};
 use flate2::Compression;
@@ -61,7 +62,7 @@ impl Lungs {
         let bits =
             |eight: &[bool]| (0..).zip(eight).fold(0, |byte, (bit, inside)| byte | u8::from(*inside) << bit);
         file.write_all(&lungs.chunks(8).map(bits).collect::<Vec<u8>>())?;
-        super::write(&self.path(study), &file.finish()?)?;
+        files::write(&self.path(study), &file.finish()?, 0o644)?;
         Ok((*shape, lungs))
     }
 

@@ -7,12 +7,12 @@
 //! The three stages overlap, and the first two use all threads: while the last slices of one study leave a core idle, the next study takes it.
 //! At most one study waits between two stages, so at most four are in memory: prepared slices of three, masks of two.
 
-use super::dataset::{Dataset, Study, hex};
+use super::dataset::{Dataset, Image, Study, hex};
 use super::lungs::Lungs;
 use super::score::{self, Masks, Scored};
 use super::table::Weights;
 use super::volume::Volume;
-use crate::version;
+use crate::{pipeline, version};
 use engine::{Analysis, AnalysisError, Analyzer, Method, Pixels, PreparedSlice, SourceSlice, SpacingMm};
 use log::warn;
 use sha2::{Digest, Sha256};
@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// To be raised with each change of what a result holds or means: a build may not know its commit, or have changes on top of it.
-const SCORING: &str = "2";
+const SCORING: &str = "3";
 
 /// A method with one set of weights.
 pub struct Run {
@@ -95,6 +95,9 @@ struct Prepared {
     slices: Vec<PreparedSlice>,
     shape: [usize; 3],
     spacing: SpacingMm,
+    /// Whether the appliance's gate judges its lungs: it is of DICOM, as on the appliance.
+    gated: bool,
+    left_out: Option<String>,
     /// From the first slice, reading included.
     seconds: f64,
 }
@@ -105,6 +108,7 @@ struct Answer {
     study: usize,
     shape: [usize; 3],
     analysed: Result<(Box<Analysis>, f64), String>,
+    left_out: Option<String>,
     /// Whether the image itself could not be read.
     unread: bool,
 }
@@ -182,7 +186,7 @@ pub fn evaluate(
         });
         // The truth of a study is read once for all methods.
         let mut masks: Option<(usize, Result<Masks, String>)> = None;
-        for Answer { run, study, shape, analysed, unread } in answers {
+        for Answer { run, study, shape, analysed, left_out, unread } in answers {
             let of = &dataset.studies[study];
             let scored = analysed.and_then(|(analysis, seconds)| {
                 if masks.as_ref().is_none_or(|(known, _)| *known != study) {
@@ -191,7 +195,9 @@ pub fn evaluate(
                 let masks = masks.as_ref().map(|(_, masks)| masks.as_ref()).expect("read above");
                 let masks = masks.map_err(Clone::clone)?;
                 let scored = guarded(|| Ok(masks.score(&analysis, threads)))?;
-                Ok(Scored { seconds: Some(seconds), ..scored })
+                let notes: Vec<String> = left_out.into_iter().chain(scored.note).collect();
+                let note = (!notes.is_empty()).then(|| notes.join("; "));
+                Ok(Scored { seconds: Some(seconds), note, ..scored })
             });
             let scored = scored.unwrap_or_else(|why| {
                 warn!("study {}: {}: {why}", of.id, runs[run].name());
@@ -268,8 +274,15 @@ fn prepare(index: usize, study: &Study, analyzer: &Analyzer, threads: usize) -> 
         return Err(error);
     }
     let slices = done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect();
-    let (shape, spacing, seconds) = (volume.shape, volume.spacing, start.elapsed().as_secs_f64());
-    Ok(Prepared { study: index, slices, shape, spacing, seconds })
+    Ok(Prepared {
+        study: index,
+        slices,
+        shape: volume.shape,
+        spacing: volume.spacing,
+        gated: matches!(study.image, Image::Dicom(_)),
+        left_out: volume.left_out,
+        seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
 fn answer(number: usize, run: &Run, prepared: Result<&Prepared, &(usize, String)>) -> Answer {
@@ -281,18 +294,25 @@ fn answer(number: usize, run: &Run, prepared: Result<&Prepared, &(usize, String)
                 study: *study,
                 shape: [0; 3],
                 analysed: Err(why.clone()),
+                left_out: None,
                 unread: true,
             };
         }
     };
     let start = Instant::now();
     let analysed = guarded(|| {
-        run.analyzer.finish(&prepared.slices, prepared.spacing, &|_, _| ()).map_err(|error| match error {
-            AnalysisError::NoLungs { .. } => anyhow::anyhow!("not evaluated: {error}"),
-            other => other.into(),
-        })
+        let refused = |why: &dyn std::fmt::Display| anyhow::anyhow!("not evaluated: {why}");
+        let analysis = match run.analyzer.finish(&prepared.slices, prepared.spacing, &|_, _| ()) {
+            Err(error @ AnalysisError::NoLungs { .. }) => return Err(refused(&error)),
+            other => other?,
+        };
+        if prepared.gated {
+            pipeline::judge_lungs(&analysis, prepared.spacing).map_err(|why| refused(&why))?;
+        }
+        Ok(analysis)
     });
     let seconds = prepared.seconds + start.elapsed().as_secs_f64();
     let analysed = analysed.map(|analysis| (Box::new(analysis), seconds));
-    Answer { run: number, study: prepared.study, shape: prepared.shape, analysed, unread: false }
+    let left_out = prepared.left_out.clone();
+    Answer { run: number, study: prepared.study, shape: prepared.shape, analysed, left_out, unread: false }
 }

@@ -1,13 +1,14 @@
 //! From a study's answer to what the metrics take: its Dice against each rater, its severity and the raters'.
 //!
-//! A method's severity is the appliance's own, in the lungs that it found itself, of the best series: also where the appliance would refuse
-//! those lungs as incomplete, and try the next series. The raters' is taken in the data set's lungs, and so is that of other people's masks; of a
-//! study without, in those that the lung net found, as in the paper. Severities and Dice scores are averaged over raters. The result is small,
-//! and is what is kept on disk.
+//! A method's severity is the appliance's own, in the lungs that it found itself, of the best series. Of a DICOM study, lungs that the
+//! appliance would refuse as incomplete are refused here, too; but the appliance then tries the next series, and this does not. The raters'
+//! severity is taken in the data set's lungs, and so is that of other people's masks; of a study without, in those that the lung net found,
+//! as in the paper. Severities and Dice scores are averaged over raters. The result is small, and is what is kept on disk.
 
 use super::dataset::Truth;
 use super::volume;
 use super::{dataset, metrics};
+use crate::files;
 use engine::{Analysis, LabelVolume};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -163,7 +164,7 @@ pub fn kept(path: &Path, key: &str) -> Option<Scored> {
 /// The system's.
 pub fn keep(path: &Path, key: &str, scored: &Scored) -> anyhow::Result<()> {
     let kept = Kept { key: key.to_owned(), scored: scored.clone() };
-    super::write(path, serde_json::to_string_pretty(&kept)?.as_bytes())
+    files::write(path, serde_json::to_string_pretty(&kept)?.as_bytes(), 0o644)
 }
 
 #[derive(Serialize, Deserialize)]

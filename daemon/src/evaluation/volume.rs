@@ -3,7 +3,8 @@
 //! Owns: NumPy arrays, NIfTI and DICOM folders behind one type that gives slices one by one. Never does: resample, window.
 
 use super::dataset::{Image, json};
-use crate::commands::analyze::{collect, files};
+use crate::commands::analyze::collect::{self, Collection};
+use crate::commands::analyze::files;
 use crate::instance::{self, Instance};
 use anyhow::{Context, bail};
 use engine::SpacingMm;
@@ -22,6 +23,8 @@ pub struct Volume {
     pub shape: [usize; 3],
     /// Distances between voxels.
     pub spacing: SpacingMm,
+    /// Files of a DICOM study that could not be used.
+    pub left_out: Option<String>,
     source: Source,
 }
 
@@ -44,11 +47,13 @@ impl Volume {
                 let [row, column, slice]: [f64; 3] = json(spacing)?;
                 let [rows, columns, slices] = array.shape;
                 let spacing = SpacingMm { slice, row, column };
-                Ok(Self { shape: [slices, rows, columns], spacing, source: Source::Array(array) })
+                let shape = [slices, rows, columns];
+                Ok(Self { shape, spacing, left_out: None, source: Source::Array(array) })
             }
             Image::Nifti(path) => {
                 let volume = Canonical::open(path)?;
-                Ok(Self { shape: volume.shape, spacing: volume.spacing, source: Source::Nifti(volume) })
+                let (shape, spacing) = (volume.shape, volume.spacing);
+                Ok(Self { shape, spacing, left_out: None, source: Source::Nifti(volume) })
             }
             Image::Dicom(dir) => Self::dicom(dir, range, threads),
         }
@@ -58,6 +63,7 @@ impl Volume {
         // Beside the slices may lie a phantom's truth, notes, pictures: what is no DICOM is passed over.
         let paths = files::under(&[dir.to_owned()])?;
         let found = collect::collect(&paths, threads, &|| ());
+        let left_out = left_out(&found);
         let mut studies = found.studies.into_values();
         let (Some(instances), None) = (studies.next(), studies.next()) else {
             bail!("{} doesn't hold one DICOM study", dir.display());
@@ -74,7 +80,7 @@ impl Volume {
             column: geometry.column_spacing_mm,
         };
         let shape = [slices.len(), geometry.rows, geometry.columns];
-        Ok(Self { shape, spacing, source: Source::Dicom(slices) })
+        Ok(Self { shape, spacing, left_out, source: Source::Dicom(slices) })
     }
 
     /// The HU of a slice, row by row.
@@ -87,6 +93,15 @@ impl Volume {
             Source::Nifti(volume) => volume.slice(slice),
             Source::Dicom(slices) => Ok(instance::read_pixels(&slices[slice])?.hu()),
         }
+    }
+}
+
+/// The first file that could not be used, and how many others.
+fn left_out(found: &Collection) -> Option<String> {
+    let first = found.warnings.first()?;
+    match found.warnings.len() + found.more_warnings - 1 {
+        0 => Some(format!("left out: {first}")),
+        others => Some(format!("left out: {first}, and {others} files more")),
     }
 }
 

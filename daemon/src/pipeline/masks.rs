@@ -1,10 +1,19 @@
 //! What is read off the masks: how far the lungs reach, and the coronal projection.
 use engine::{Analysis, LabelVolume, PreparedSlice, SpacingMm};
 use results::CoronalProjection;
-use study::gate::LungExtent;
+use study::NotEvaluated;
+use study::gate::{self, LungExtent};
+
+/// Judges whether the lungs that were found are whole.
+///
+/// # Errors
+/// [`NotEvaluated::NoLungs`], [`NotEvaluated::OneLung`], [`NotEvaluated::LungsCut`].
+pub fn judge_lungs(analysis: &Analysis, spacing: SpacingMm) -> Result<(), NotEvaluated> {
+    gate::judge_lungs(&lung_extent(analysis, spacing))
+}
 
 /// How large the lungs are and how far they reach to the edges of the source grid.
-pub(super) fn lung_extent(analysis: &Analysis, spacing: SpacingMm) -> LungExtent {
+fn lung_extent(analysis: &Analysis, spacing: SpacingMm) -> LungExtent {
     let labels = &analysis.labels;
     let [slices, rows, columns] = labels.shape;
     let is_lung = |label: &&u8| **label & LabelVolume::LUNGS != 0;
